@@ -1,0 +1,215 @@
+// The operations of the model: one argument struct each, with shapes, and the table through which the engine calls a
+// backend's kernels. Rows are tokens of the step's batch; f32, row-major, unless said otherwise.
+//
+// The rule of same bits (DESIGN.md): what a row receives depends on the weights, its tokens, its position and its role
+// alone. No kernel may let the number of rows, of threads, or a neighbour change the order of a sum.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "sluice/kv_layout.h"
+#include "sluice/tensor.h"
+#include "sluice/thread_team.h"
+#include "sluice/types.h"
+#include "sluice/weight_format.h"
+
+namespace sluice {
+
+// Memory that kernels share within one call; grows to the largest need and stays. Aligned to 64 bytes.
+class Scratch {
+ public:
+  std::byte* reserve(size_t bytes) {
+    if (buffer_.size() < bytes) buffer_ = Buffer(bytes);
+    return buffer_.data();
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+struct OpContext {
+  ThreadTeam& team;
+  Scratch& scratch;
+};
+
+// A weight matrix in the layout that one backend's kernels stream; only that backend reads `data`.
+struct Weight {
+  WeightFormat format = WeightFormat::kF32;
+  int64_t rows = 0;  // outputs
+  int64_t cols = 0;  // inputs
+  const std::byte* data = nullptr;
+};
+
+// x[i, :] = table[tokens[i], :]
+struct EmbedArgs {
+  std::span<const TokenId> tokens;  // [rows]
+  TensorView table;                 // [vocab, hidden] F32 or BF16
+  float* x = nullptr;               // [rows, hidden]
+};
+
+// y = w * (x / sqrt(mean(x^2) + eps)); the mean in f32 over the row (arXiv:1910.07467).
+struct RmsNormArgs {
+  const float* x = nullptr;       // [rows, x_stride], the first cols of each row
+  const int32_t* row_ids = nullptr;  // [rows] rows of x to take, or null for 0, 1, 2, ...
+  const float* weight = nullptr;  // [cols]
+  float* y = nullptr;             // [rows, cols]
+  int64_t rows = 0, cols = 0, x_stride = 0;
+  float eps = 0;
+};
+
+// y = x W^T, or y += x W^T. One accumulator per output, terms in ascending k.
+struct MatmulArgs {
+  const float* x = nullptr;  // [rows, x_stride], the first weight.cols of each row
+  int64_t rows = 0;
+  int64_t x_stride = 0;
+  Weight weight;             // [outputs, inputs]
+  float* y = nullptr;        // [rows, y_stride], the first weight.rows of each row
+  int64_t y_stride = 0;
+  bool add = false;          // y += instead of y =
+};
+
+// One matmul per expert over rows that are sorted by expert. An expert's weights are read once for all its rows.
+//   expert e: rows [offsets[e], offsets[e+1]) of y; row r of y comes from row row_ids[r] of x (or r if null)
+struct GroupedMatmulArgs {
+  const float* x = nullptr;              // [*, x_stride]
+  const int32_t* row_ids = nullptr;      // [offsets[num_experts]]
+  int64_t x_stride = 0;
+  std::span<const int32_t> offsets;      // [num_experts + 1], ascending
+  std::span<const Weight> weights;       // [num_experts], all of one shape and format
+  float* y = nullptr;                    // [offsets[num_experts], y_stride]
+  int64_t y_stride = 0;
+};
+
+// y = silu(gate) * up, silu(z) = z / (1 + exp(-z)) (arXiv:2002.05202).
+struct SiluMulArgs {
+  const float* gate_up = nullptr;  // [rows, 2 * width]: gate, then up
+  float* y = nullptr;              // [rows, width]
+  int64_t rows = 0, width = 0;
+};
+
+// Router logits -> experts and weights (arXiv:2405.04434 for V2, arXiv:2412.19437 for V3).
+//   softmax: s = softmax(logits), groups scored by their best expert
+//   sigmoid: s = sigmoid(logits); chosen by s + bias, groups scored by the sum of their two best; weighted by s alone
+// Ties go to the lower expert id. Experts come by falling choice score.
+struct RouteArgs {
+  const float* logits = nullptr;  // [rows, num_experts]
+  const float* bias = nullptr;    // [num_experts] or null
+  int64_t rows = 0;
+  int32_t num_experts = 0, num_groups = 1, top_groups = 1, top_k = 0;
+  bool sigmoid = false;
+  bool normalize = false;         // divide by (sum of the chosen + 1e-20)
+  float scale = 1;                // times this
+  int32_t* experts = nullptr;     // [rows, top_k]
+  float* weights = nullptr;       // [rows, top_k]
+};
+
+// Sorts (row, slot) pairs by expert, stable. One thread; a counting sort.
+struct PermuteArgs {
+  const int32_t* experts = nullptr;  // [rows, top_k]
+  int64_t rows = 0;
+  int32_t top_k = 0, num_experts = 0;
+  int32_t* offsets = nullptr;        // [num_experts + 1]
+  int32_t* row_ids = nullptr;        // [rows * top_k] sorted place -> row
+  int32_t* places = nullptr;         // [rows, top_k]  (row, slot) -> sorted place
+};
+
+// x[i] += (sum over slots s, ascending, of weights[i, s] * y[places[i, s]]) + shared[i]
+struct CombineArgs {
+  const float* y = nullptr;          // [rows * top_k, hidden] sorted by expert
+  const int32_t* places = nullptr;   // [rows, top_k]
+  const float* weights = nullptr;    // [rows, top_k]
+  const float* shared = nullptr;     // [rows, hidden] or null
+  float* x = nullptr;                // [rows, hidden]
+  int64_t rows = 0, hidden = 0;
+  int32_t top_k = 0;
+};
+
+// Which two elements a rotation takes (DESIGN.md, models): kPair (2i, 2i+1), kHalf (i, i + dim/2).
+enum class RopeLayout : uint8_t { kPair, kHalf };
+
+// Rotates dims [offset, offset + dim) of each head in place: (a, b) -> (a c - b s, b c + a s).
+struct RopeArgs {
+  float* x = nullptr;              // [rows, heads, head_dim]
+  const float* cos_sin = nullptr;  // [rows, dim]: dim/2 cosines, then dim/2 sines, of the row's position
+  int64_t rows = 0;
+  int32_t heads = 1, head_dim = 0, offset = 0, dim = 0;
+  RopeLayout layout = RopeLayout::kPair;
+};
+
+// One layer's slice of the paged latent cache. The entry of position p of a sequence lies at
+//   base + pages[p / 64] * page_stride + (p % 64) * entry_bytes          (bytes)
+// and holds kv_lora_rank normalised latent values, then rope_dim rotated key values, in `dtype`.
+struct LatentCache {
+  std::byte* base = nullptr;
+  int64_t page_stride = 0;  // bytes from page to page
+  DType dtype = DType::kF32;
+};
+
+// Rows [row_begin, row_begin + position_end - position_begin) of the batch are positions
+// [position_begin, position_end) of one sequence, all of one role; pages cover [0, position_end).
+struct SequenceSpan {
+  int32_t row_begin = 0;
+  int32_t position_begin = 0;
+  int32_t position_end = 0;
+  const PageId* pages = nullptr;
+};
+
+// kv_a output -> cache entry: RMSNorm of the first kv_lora_rank values, rotation of the rest, rounding to the cache's type.
+struct LatentWriteArgs {
+  const float* z = nullptr;             // [rows, kv_lora_rank + rope_dim]
+  const float* norm_weight = nullptr;   // [kv_lora_rank]
+  float eps = 0;
+  const float* cos_sin = nullptr;       // [rows, rope_dim]
+  RopeLayout layout = RopeLayout::kPair;
+  int32_t kv_lora_rank = 0, rope_dim = 0;
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+};
+
+// Causal multi-head latent attention (arXiv:2405.04434, 2.1) of the given rows over the cached latents (their own
+// included, which are written before). Two forms of the same mathematics, chosen by the tokens' role:
+//   expanded  k_h = K_h c, v_h = V_h c per cached position, ordinary attention          (prompt)
+//   absorbed  q~_h = K_h^T q_h, attention over the latents themselves, o_h = V_h l_h    (generated)
+struct LatentAttentionArgs {
+  const float* q = nullptr;             // [rows, heads, nope_dim + rope_dim], rope part rotated
+  float* out = nullptr;                 // [rows, heads, v_dim]
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+  int32_t heads = 0, nope_dim = 0, rope_dim = 0, v_dim = 0, kv_lora_rank = 0;
+  float scale = 0;                      // of the scores
+  std::span<const Weight> k_up;         // [heads] each [nope_dim, kv_lora_rank]: K_h      (expanded)
+  std::span<const Weight> k_up_t;       // [heads] each [kv_lora_rank, nope_dim]: K_h^T    (absorbed)
+  std::span<const Weight> v_up;         // [heads] each [v_dim, kv_lora_rank]: V_h         (both)
+};
+
+// A backend's kernels. Plain functions; every entry is filled.
+struct Backend {
+  const char* name = "";  // "ref", "cpu-avx2", "cpu-avx512"
+
+  // Packing: rows [row_begin, row_begin + num_rows) of a [rows, cols] matrix from f32; row_begin is a multiple of
+  // kPackRows and num_rows too unless it ends the matrix. Threads may pack different rows at once.
+  bool (*supports)(WeightFormat format) = nullptr;
+  int64_t (*packed_bytes)(WeightFormat format, int64_t rows, int64_t cols) = nullptr;
+  void (*pack)(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source,
+               std::byte* packed) = nullptr;
+
+  void (*embed)(const EmbedArgs&, OpContext&) = nullptr;
+  void (*rms_norm)(const RmsNormArgs&, OpContext&) = nullptr;
+  void (*matmul)(const MatmulArgs&, OpContext&) = nullptr;
+  void (*grouped_matmul)(const GroupedMatmulArgs&, OpContext&) = nullptr;
+  void (*silu_mul)(const SiluMulArgs&, OpContext&) = nullptr;
+  void (*route)(const RouteArgs&, OpContext&) = nullptr;
+  void (*permute)(const PermuteArgs&, OpContext&) = nullptr;
+  void (*combine)(const CombineArgs&, OpContext&) = nullptr;
+  void (*rope)(const RopeArgs&, OpContext&) = nullptr;
+  void (*latent_write)(const LatentWriteArgs&, OpContext&) = nullptr;
+  void (*latent_attention_expanded)(const LatentAttentionArgs&, OpContext&) = nullptr;
+  void (*latent_attention_absorbed)(const LatentAttentionArgs&, OpContext&) = nullptr;
+};
+
+constexpr int64_t kPackRows = 16;
+
+}  // namespace sluice
