@@ -1,0 +1,27 @@
+#include "kernels/cpu/backend.h"
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/matmul.h"
+
+namespace sluice::cpu::SLUICE_ISA {
+
+const Backend kBackend{
+    .name = SLUICE_ISA_NAME,
+    .supports = supports,
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .embed = embed,
+    .rms_norm = rms_norm,
+    .matmul = matmul,
+    .grouped_matmul = grouped_matmul,
+    .silu_mul = silu_mul,
+    .route = route,
+    .permute = permute,
+    .combine = combine,
+    .rope = rope,
+    .latent_write = latent_write,
+    .latent_attention_expanded = latent_attention_expanded,
+    .latent_attention_absorbed = latent_attention_absorbed,
+};
+
+}  // namespace sluice::cpu::SLUICE_ISA

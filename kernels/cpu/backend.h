@@ -1,0 +1,21 @@
+// The ops of one instruction set; backend.cc gathers them into the table.
+#pragma once
+
+#include "sluice/ops.h"
+
+namespace sluice::cpu::SLUICE_ISA {
+
+void embed(const EmbedArgs&, OpContext&);
+void rms_norm(const RmsNormArgs&, OpContext&);
+void matmul(const MatmulArgs&, OpContext&);
+void grouped_matmul(const GroupedMatmulArgs&, OpContext&);
+void silu_mul(const SiluMulArgs&, OpContext&);
+void route(const RouteArgs&, OpContext&);
+void permute(const PermuteArgs&, OpContext&);
+void combine(const CombineArgs&, OpContext&);
+void rope(const RopeArgs&, OpContext&);
+void latent_write(const LatentWriteArgs&, OpContext&);
+void latent_attention_expanded(const LatentAttentionArgs&, OpContext&);
+void latent_attention_absorbed(const LatentAttentionArgs&, OpContext&);
+
+}  // namespace sluice::cpu::SLUICE_ISA

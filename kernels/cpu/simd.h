@@ -1,0 +1,204 @@
+// Sixteen f32 lanes: one AVX-512 register or two AVX2 ones. Every operation rounds as its scalar twin does and
+// reductions fold in one fixed order, so both instruction sets give the same bits.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace sluice::cpu::SLUICE_ISA {
+
+constexpr int kLanes = 16;
+
+#if defined(__AVX512F__)
+
+struct F32x16 {
+  __m512 v;
+};
+
+inline F32x16 zero() {
+  return {_mm512_setzero_ps()};
+}
+inline F32x16 broadcast(float value) {
+  return {_mm512_set1_ps(value)};
+}
+inline F32x16 load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+inline void store(float* p, F32x16 a) {
+  _mm512_storeu_ps(p, a.v);
+}
+// Lanes [0, count); the rest reads as 0 and is not written.
+inline __mmask16 first(int64_t count) {
+  return static_cast<__mmask16>((1u << count) - 1);
+}
+inline F32x16 load_first(const float* p, int64_t count) {
+  return {_mm512_maskz_loadu_ps(first(count), p)};
+}
+inline void store_first(float* p, F32x16 a, int64_t count) {
+  _mm512_mask_storeu_ps(p, first(count), a.v);
+}
+inline F32x16 load_bf16(const uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+inline F32x16 operator+(F32x16 a, F32x16 b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+inline F32x16 operator-(F32x16 a, F32x16 b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+inline F32x16 operator*(F32x16 a, F32x16 b) {
+  return {_mm512_mul_ps(a.v, b.v)};
+}
+inline F32x16 operator/(F32x16 a, F32x16 b) {
+  return {_mm512_div_ps(a.v, b.v)};
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
+inline F32x16 round_even(F32x16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// a < b ? x : y
+inline F32x16 if_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+// 2^n for integral n in [-126, 127]
+inline F32x16 exp2_integral(F32x16 n) {
+  const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
+}
+inline __m256 low(F32x16 a) {
+  return _mm512_castps512_ps256(a.v);
+}
+inline __m256 high(F32x16 a) {
+  return _mm512_extractf32x8_ps(a.v, 1);
+}
+
+#else
+
+struct F32x16 {
+  __m256 lo, hi;
+};
+
+inline F32x16 zero() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+inline F32x16 broadcast(float value) {
+  return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+inline F32x16 load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+inline void store(float* p, F32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+inline F32x16 load_first(const float* p, int64_t count) {
+  if (count == kLanes) return load(p);
+  alignas(32) float lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+inline void store_first(float* p, F32x16 a, int64_t count) {
+  if (count == kLanes) return store(p, a);
+  alignas(32) float lanes[kLanes];
+  store(lanes, a);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+inline __m256 widen_bf16(const uint16_t* p) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline F32x16 load_bf16(const uint16_t* p) {
+  return {widen_bf16(p), widen_bf16(p + 8)};
+}
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+inline F32x16 operator+(F32x16 a, F32x16 b) {
+  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+inline F32x16 operator-(F32x16 a, F32x16 b) {
+  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+inline F32x16 operator*(F32x16 a, F32x16 b) {
+  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+inline F32x16 operator/(F32x16 a, F32x16 b) {
+  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+inline F32x16 round_even(F32x16 a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
+}
+inline F32x16 if_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
+  return {_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+inline __m256 exp2_integral(__m256 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+inline F32x16 exp2_integral(F32x16 n) {
+  return {exp2_integral(n.lo), exp2_integral(n.hi)};
+}
+inline __m256 low(F32x16 a) {
+  return a.lo;
+}
+inline __m256 high(F32x16 a) {
+  return a.hi;
+}
+
+#endif
+
+// ((lane 0 + 8) + (4 + 12)) + ...: halves fold onto each other.
+inline float reduce_add(F32x16 a) {
+  const __m256 eight = _mm256_add_ps(low(a), high(a));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+inline float reduce_max(F32x16 a) {
+  const __m256 eight = _mm256_max_ps(low(a), high(a));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+// e^x. Range reduction x = n ln 2 + r, |r| <= ln 2 / 2, then the Taylor series to r^7, whose remainder
+// (0.347^8 / 8! = 5e-9) is a tenth of half an ulp. Below -87.3 (where 2^n would be subnormal) the answer is 0, above 88
+// it is e^88; attention and silu need nothing beyond.
+inline F32x16 exp(F32x16 x) {
+  const F32x16 floor_x = broadcast(-87.3f);
+  const F32x16 clamped = min(max(x, floor_x), broadcast(88.0f));
+  const F32x16 n = round_even(clamped * broadcast(1.44269504f));
+  // ln 2 in two parts: the first has 9 significant bits, so n * part is exact.
+  F32x16 r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  F32x16 p = broadcast(1.0f / 5040);
+  p = fma(p, r, broadcast(1.0f / 720));
+  p = fma(p, r, broadcast(1.0f / 120));
+  p = fma(p, r, broadcast(1.0f / 24));
+  p = fma(p, r, broadcast(1.0f / 6));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(p, r, broadcast(1.0f));
+  p = fma(p, r, broadcast(1.0f));
+  return if_less(x, floor_x, zero(), p * exp2_integral(n));
+}
+
+}  // namespace sluice::cpu::SLUICE_ISA

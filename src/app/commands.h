@@ -1,0 +1,62 @@
+// The subcommands. Each adds itself to the command line and runs when it was chosen; the returned Status becomes the
+// exit code and the one line of error.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sluice/request.h"
+#include "sluice/status.h"
+
+#include "config/options.h"
+
+namespace sluice {
+
+using Action = std::function<Status()>;
+
+// Gathers the values of flags as they were written; resolve() lays them over defaults, --config file and environment.
+class OptionFlags {
+ public:
+  // Adds --config and the flags of the given keys (all of the table if empty).
+  void add_to(CLI::App& app, const std::vector<std::string>& keys = {});
+  Result<Options> resolve() const;
+
+ private:
+  std::string config_file_;
+  std::map<std::string, std::string> given_;  // key -> value
+};
+
+// Keys that make sense for a command that loads a model and exits.
+const std::vector<std::string>& offline_keys();
+
+// Flags of one request: --max-tokens, --temperature, ... Absent ones keep the model's defaults.
+class RequestFlags {
+ public:
+  void add_to(CLI::App& app);
+  // Fills sampling, stop, num_logprobs from the model's defaults and the flags; validated.
+  Status apply(const ModelInfo& info, Request& request) const;
+
+  int32_t max_tokens_or(int32_t fallback) const { return max_tokens_.value_or(fallback); }
+
+ private:
+  friend struct ClientFlags;
+  std::optional<int32_t> max_tokens_, top_k_, min_tokens_;
+  std::optional<float> temperature_, top_p_, min_p_, repetition_penalty_, presence_penalty_, frequency_penalty_;
+  std::optional<uint64_t> seed_;
+  bool ignore_eos_ = false;
+};
+
+Action add_serve(CLI::App& app);
+Action add_generate(CLI::App& app);
+Action add_chat(CLI::App& app);
+Action add_client(CLI::App& app);
+Action add_perplexity(CLI::App& app);
+Action add_tokenize(CLI::App& app);
+Action add_inspect(CLI::App& app);
+Action add_bench(CLI::App& app);
+
+}  // namespace sluice

@@ -1,0 +1,198 @@
+#include "app/loaded_model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "sluice/clock.h"
+#include "sluice/log.h"
+
+#include "kernels/registry.h"
+#include "model/inspect.h"
+
+namespace sluice {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kMiB = 1 << 20;
+
+// Bytes that could be allocated without swapping.
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  for (std::string rest; file >> key >> kib && std::getline(file, rest);)
+    if (key == "MemAvailable:") return kib * 1024;
+  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+}
+
+// A line that redraws itself on a terminal, and is silent elsewhere (logs tell the end).
+class ProgressBar {
+ public:
+  explicit ProgressBar(int64_t total) : total_(total), shown_(isatty(STDERR_FILENO) != 0) {}
+  void show(int64_t done) {
+    if (!shown_ || total_ <= 0) return;
+    constexpr int kWidth = 40;
+    const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total_));
+    const auto filled = static_cast<int>(share * kWidth);
+    std::fprintf(stderr, "\rloading [%.*s%*s] %3.0f %%  %.0f of %.0f MiB", filled, kBar, kWidth - filled, "",
+                 share * 100, static_cast<double>(done) / kMiB, static_cast<double>(total_) / kMiB);
+    std::fflush(stderr);
+  }
+  ~ProgressBar() {
+    if (shown_) std::fprintf(stderr, "\r\033[K");
+  }
+
+ private:
+  static constexpr const char* kBar = "########################################";
+  int64_t total_;
+  bool shown_;
+};
+
+// The weights alone must fit; what is short is named before anything is allocated.
+Status check_memory(const ModelReport& report, WeightFormat weights) {
+  int64_t needed = 0;
+  for (const auto& [format, bytes] : report.weights_bytes)
+    if (format == weights) needed = bytes;
+  const int64_t free = available_memory();
+  log_info("memory: weights {:.0f} MiB ({}), {:.0f} MiB free", static_cast<double>(needed) / kMiB, name(weights),
+           static_cast<double>(free) / kMiB);
+  if (needed <= free) return {};
+  return resource_exhausted(
+      "weights: {:.0f} MiB in {} do not fit into {:.0f} MiB of free memory; `sluice inspect` lists the"
+      " sizes of other formats",
+      static_cast<double>(needed) / kMiB, name(weights), static_cast<double>(free) / kMiB);
+}
+
+Status load_tokenizer(const Options& options, LoadedModel& loaded) {
+  if (!fs::exists(fs::path(loaded.directory) / "tokenizer.json")) {
+    loaded.chat_status =
+        failed_precondition("{}: has no tokenizer.json; the model serves token ids only", loaded.directory);
+    return {};
+  }
+  SLUICE_ASSIGN_OR_RETURN(loaded.tokenizer, Tokenizer::load(loaded.directory));
+  if (loaded.tokenizer->vocab_size() > loaded.config.vocab_size)
+    return failed_precondition("tokenizer.json: holds ids up to {}, but config.json: vocab_size is {}",
+                               loaded.tokenizer->vocab_size() - 1, loaded.config.vocab_size);
+  Result<ChatFormat> format = options.chat_format.empty() ? detect_chat_format(loaded.tokenizer->chat_template())
+                                                          : parse_chat_format(options.chat_format);
+  if (format.ok()) {
+    loaded.chat_format = *format;
+  } else {
+    loaded.chat_status = format.status();
+  }
+  return {};
+}
+
+Status fill_info(const Options& options, const ModelReport& report, LoadedModel& loaded) {
+  ModelInfo& info = loaded.info;
+  const ModelConfig& config = loaded.config;
+  info.name = options.name.empty() ? fs::path(loaded.directory).filename().string() : options.name;
+  info.architecture = config.model_type;
+  info.device = fmt::format("{} ({} threads)", loaded.backend->name, loaded.team->size());
+  info.vocab_size = config.vocab_size;
+  info.context_length = options.context > 0 ? options.context : config.max_position_embeddings;
+  if (info.context_length > config.max_position_embeddings)
+    return invalid_argument(
+        "context: the model knows {} positions (config.json: max_position_embeddings), asked for {}",
+        config.max_position_embeddings, info.context_length);
+  info.num_parameters = report.parameters;
+  info.num_active_parameters = report.active_parameters;
+  info.eos_token_ids = config.eos_token_ids;
+  info.bos_token_id = config.bos_token_id;
+  SLUICE_RETURN_IF_ERROR(apply_generation_config(loaded.directory, info));
+  if (loaded.tokenizer) {
+    if (const auto eos = loaded.tokenizer->eos();
+        eos && std::find(info.eos_token_ids.begin(), info.eos_token_ids.end(), *eos) == info.eos_token_ids.end())
+      info.eos_token_ids.push_back(*eos);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::string> bundled_model() {
+  std::error_code error;
+  const fs::path binary = fs::read_symlink("/proc/self/exe", error);
+  const fs::path installed = binary.parent_path().parent_path() / "share" / "sluice" / "demo-moe";
+  const fs::path source = fs::path(SLUICE_SOURCE_DIR) / "configs" / "demo-moe";
+  for (const fs::path& candidate : {installed, source})
+    if (fs::exists(candidate / "config.json")) return candidate.string();
+  return not_found("the bundled demo model is neither in {} nor in {}; name a model with --model DIR",
+                   installed.string(), source.string());
+}
+
+Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length) {
+  const int64_t page_bytes = layout.bytes_per_page();
+  const int64_t free = available_memory();
+  const int64_t wanted = memory_mib > 0 ? memory_mib << 20 : std::min<int64_t>(free / 4, int64_t{4} << 30);
+  const int64_t pages_of_context = (context_length + kPageTokens - 1) / kPageTokens + 1;
+  int64_t pages = wanted / page_bytes;
+  if (memory_mib == 0) pages = std::max(pages, std::min(pages_of_context, free / 2 / page_bytes));
+  if (pages < 2 || pages * page_bytes > free)
+    return resource_exhausted(
+        "cache: {} pages of {} bytes do not fit into {:.0f} MiB of free memory; lower cache.memory_mib, or"
+        " take cache.dtype bf16",
+        std::max<int64_t>(pages, 2), page_bytes, static_cast<double>(free) / kMiB);
+  log_info("memory: cache {:.0f} MiB, {} pages of {} tokens ({} bytes a token); one context is {} pages",
+           static_cast<double>(pages * page_bytes) / kMiB, pages, kPageTokens, layout.bytes_per_token(),
+           pages_of_context);
+  return static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
+}
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
+  const TimePoint begin = std::chrono::steady_clock::now();
+  auto loaded = std::make_unique<LoadedModel>();
+  loaded->directory = options.model;
+  if (options.model.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
+  }
+  SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
+  SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
+                          options.random_weights
+                              ? Result<Checkpoint>(Checkpoint::random(*options.random_weights, loaded->config))
+                              : Checkpoint::open(loaded->directory, loaded->config));
+  SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
+  loaded->team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::available_cpus());
+  SLUICE_RETURN_IF_ERROR(load_tokenizer(options, *loaded));
+  const ModelReport report = inspect(loaded->config);
+  SLUICE_RETURN_IF_ERROR(fill_info(options, report, *loaded));
+
+  WeightFormat weights = options.weights;
+  if (weights == WeightFormat::kAuto)
+    weights = files.dtype("model.embed_tokens.weight") == DType::kF32 && !options.random_weights ? WeightFormat::kF32
+                                                                                                 : WeightFormat::kBF16;
+  SLUICE_RETURN_IF_ERROR(check_memory(report, weights));
+  int64_t total = 0;
+  for (const auto& [format, bytes] : report.weights_bytes)
+    if (format == weights) total = bytes;
+  OpContext context = loaded->context();
+  {
+    ProgressBar bar(total);
+    SLUICE_ASSIGN_OR_RETURN(
+        loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
+                                           {.weights = weights,
+                                            .cache_dtype = options.cache_dtype == "bf16" ? DType::kBF16 : DType::kF32,
+                                            .max_batch_tokens = options.max_batch_tokens,
+                                            .progress = [&](int64_t done) { bar.show(done); }}));
+  }
+  loaded->info.weights = name(weights);
+  SLUICE_ASSIGN_OR_RETURN(
+      loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib, loaded->info.context_length));
+  log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
+           loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
+           seconds(std::chrono::steady_clock::now() - begin));
+  return loaded;
+}
+
+Result<std::vector<TokenId>> LoadedModel::encode_prompt(const std::string& text) const {
+  if (!tokenizer) return chat_status;
+  return tokenizer->encode(text, tokenizer->adds_bos(), SpecialTokens::kParse);
+}
+
+}  // namespace sluice

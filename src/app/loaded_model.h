@@ -1,0 +1,47 @@
+// Everything that a subcommand needs to run a model: config, tokenizer, chat format, threads, packed weights. Owns
+// them, in the order in which they depend on each other.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "sluice/request.h"
+#include "sluice/thread_team.h"
+
+#include "chat/chat_format.h"
+#include "config/options.h"
+#include "model/deepseek.h"
+#include "tokenizer/tokenizer.h"
+
+namespace sluice {
+
+// Directory of the bundled demo model: SOURCE/configs/demo-moe as built, or share/sluice/demo-moe beside an installed
+// binary's bin/. NOT_FOUND names both.
+Result<std::string> bundled_model();
+
+struct LoadedModel {
+  // Logs progress and the memory plan to stderr. Errors name file, tensor, expected and found.
+  static Result<std::unique_ptr<LoadedModel>> load(const Options& options);
+
+  OpContext context() { return {*team, scratch}; }
+  // Prompt ids of a plain text: the begin-of-sequence token where the tokenizer adds one, then the text.
+  Result<std::vector<TokenId>> encode_prompt(const std::string& text) const;
+
+  std::string directory;
+  ModelConfig config;
+  ModelInfo info;
+  std::optional<Tokenizer> tokenizer;     // none: the model serves token ids
+  std::optional<ChatFormat> chat_format;  // none: chat is refused, `chat_status` says why
+  Status chat_status;
+  const Backend* backend = nullptr;
+  std::unique_ptr<ThreadTeam> team;
+  Scratch scratch;
+  std::unique_ptr<DeepSeekModel> model;
+  int32_t num_pages = 0;  // of the paged cache
+};
+
+// Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
+// that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not.
+Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length);
+
+}  // namespace sluice

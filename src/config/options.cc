@@ -1,0 +1,198 @@
+#include "config/options.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+namespace sluice {
+
+namespace {
+
+template <typename T>
+Result<T> parse_number(const std::string& text, T low, T high) {
+  T number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size() || !(number >= low && number <= high))
+    return invalid_argument("expected a number in [{}, {}], found \"{}\"", low, high, text);
+  return number;
+}
+
+template <typename T>
+OptionSpec number(const char* key, const char* help, T Options::*field, T low, T high) {
+  return {key, help,
+          [=](Options& options, const std::string& text) -> Status {
+            SLUICE_ASSIGN_OR_RETURN(options.*field, parse_number<T>(text, low, high));
+            return {};
+          },
+          [=](const Options& options) { return fmt::format("{}", options.*field); }};
+}
+
+OptionSpec text(const char* key, const char* help, std::string Options::*field) {
+  return {key, help,
+          [=](Options& options, const std::string& value) -> Status {
+            options.*field = value;
+            return {};
+          },
+          [=](const Options& options) { return options.*field; }};
+}
+
+OptionSpec choice(const char* key, const char* help, std::string Options::*field, std::vector<std::string> allowed) {
+  return {key, help,
+          [=](Options& options, const std::string& value) -> Status {
+            if (std::find(allowed.begin(), allowed.end(), value) == allowed.end())
+              return invalid_argument("expected one of {}, found \"{}\"", fmt::join(allowed, ", "), value);
+            options.*field = value;
+            return {};
+          },
+          [=](const Options& options) { return options.*field; }};
+}
+
+OptionSpec flag_option(const char* key, const char* help, bool Options::*field) {
+  return {key, help,
+          [=](Options& options, const std::string& value) -> Status {
+            if (value != "true" && value != "false")
+              return invalid_argument("expected true or false, found \"{}\"", value);
+            options.*field = value == "true";
+            return {};
+          },
+          [=](const Options& options) { return options.*field ? "true" : "false"; }};
+}
+
+OptionSpec weights_option() {
+  return {"weights", "weight format in memory: auto, f32, bf16 (auto keeps F32 checkpoints in f32, others in bf16)",
+          [](Options& options, const std::string& value) -> Status {
+            SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
+            return {};
+          },
+          [](const Options& options) { return std::string(name(options.weights)); }};
+}
+
+OptionSpec random_weights_option() {
+  return {"random_weights", "seed: build the model from its config.json alone, with random weights (for measurements)",
+          [](Options& options, const std::string& value) -> Status {
+            if (value.empty()) {
+              options.random_weights.reset();
+              return {};
+            }
+            SLUICE_ASSIGN_OR_RETURN(options.random_weights, parse_number<uint64_t>(value, 0, UINT64_MAX));
+            return {};
+          },
+          [](const Options& options) { return options.random_weights ? std::to_string(*options.random_weights) : ""; }};
+}
+
+std::vector<OptionSpec> make_table() {
+  return {
+      text("model", "directory of a Hugging Face checkpoint; empty serves the bundled demo model", &Options::model),
+      text("name", "the model's name for clients; empty takes the directory's", &Options::name),
+      weights_option(),
+      text("device", "auto, cpu, cpu-avx512, cpu-avx2 or ref (the slow oracle)", &Options::device),
+      number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
+      random_weights_option(),
+      choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
+             &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
+      number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
+             0, 1 << 24),
+      choice("cache.dtype", "type of cached latents: f32 or bf16 (half the memory, rounds the latents)",
+             &Options::cache_dtype, {"f32", "bf16"}),
+      number<int64_t>("cache.memory_mib",
+                      "memory for cached pages in MiB; 0 takes a quarter of the free memory, at most 4096",
+                      &Options::cache_memory_mib, 0, int64_t{1} << 32),
+      flag_option("cache.enabled", "keep what was computed for later requests with the same beginning",
+                  &Options::cache_enabled),
+      flag_option("cache.reuse_generated", "let a next turn reuse the pages of the answer before it",
+                  &Options::cache_reuse_generated),
+      number("scheduler.max_batch_tokens", "tokens computed in one step, prompts and answers together",
+             &Options::max_batch_tokens, 64, 65536),
+      number("scheduler.max_running", "sequences that run at once", &Options::max_running, 1, 65536),
+      flag_option("scheduler.static_batching",
+                  "admit nobody until all of the batch have finished (for comparisons only)",
+                  &Options::static_batching),
+      text("grpc", "HOST:PORT of the gRPC server; port 0 picks a free one", &Options::grpc),
+      number<int64_t>("queue.requests", "requests that may wait; more are refused at once", &Options::queue_requests, 1,
+                      1 << 24),
+      number<int64_t>("queue.tokens", "prompt tokens that may wait; more are refused at once", &Options::queue_tokens,
+                      1, int64_t{1} << 40),
+      number("max_message_mib", "largest gRPC message in MiB", &Options::max_message_mib, 1, 2047),
+      number("drain_seconds", "grace period for running answers after SIGTERM", &Options::drain_seconds, 0.0, 86400.0),
+      choice("log_level", "trace, debug, info, warn, error or off", &Options::log_level,
+             {"trace", "debug", "info", "warn", "error", "off"}),
+  };
+}
+
+std::string replaced(std::string text, std::string_view from, char to) {
+  for (char& c : text)
+    if (from.find(c) != std::string_view::npos) c = to;
+  return text;
+}
+
+const OptionSpec* find(const std::string& key) {
+  for (const OptionSpec& spec : option_table())
+    if (key == spec.key) return &spec;
+  return nullptr;
+}
+
+Status apply_node(const std::string& file, const YAML::Node& node, const std::string& prefix, Options& options) {
+  for (const auto& entry : node) {
+    const std::string key = prefix + entry.first.as<std::string>();
+    if (entry.second.IsMap()) {
+      SLUICE_RETURN_IF_ERROR(apply_node(file, entry.second, key + ".", options));
+      continue;
+    }
+    const OptionSpec* spec = find(key);
+    if (!spec) {
+      return invalid_argument("{}:{}: {}: unknown key; `sluice serve --help` lists the options", file,
+                              entry.first.Mark().line + 1, key);
+    }
+    if (!entry.second.IsScalar() && !entry.second.IsNull())
+      return invalid_argument("{}:{}: {}: expected a single value, found a list", file, entry.first.Mark().line + 1,
+                              key);
+    const std::string value = entry.second.IsNull() ? "" : entry.second.as<std::string>();
+    SLUICE_RETURN_IF_ERROR(
+        spec->set(options, value).with_context(fmt::format("{}:{}: {}", file, entry.first.Mark().line + 1, key)));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string OptionSpec::flag() const {
+  return "--" + replaced(key, "._", '-');
+}
+
+std::string OptionSpec::variable() const {
+  std::string text = "SLUICE_" + replaced(key, ".", '_');
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
+  return text;
+}
+
+const std::vector<OptionSpec>& option_table() {
+  static const std::vector<OptionSpec> table = make_table();
+  return table;
+}
+
+Status apply_yaml(const std::string& file, Options& options) {
+  try {
+    const YAML::Node root = YAML::LoadFile(file);
+    if (root.IsNull()) return {};
+    if (!root.IsMap()) return invalid_argument("{}: expected keys and values at the top level", file);
+    return apply_node(file, root, "", options);
+  } catch (const YAML::BadFile&) {
+    return not_found("{}: cannot be read", file);
+  } catch (const YAML::Exception& error) {
+    return invalid_argument("{}:{}: {}", file, error.mark.line + 1, error.msg);
+  }
+}
+
+Status apply_environment(Options& options) {
+  for (const OptionSpec& spec : option_table()) {
+    const std::string variable = spec.variable();
+    if (const char* value = std::getenv(variable.c_str()))
+      SLUICE_RETURN_IF_ERROR(spec.set(options, value).with_context("environment: " + variable));
+  }
+  return {};
+}
+
+}  // namespace sluice

@@ -1,0 +1,64 @@
+// Every option of the server in one typed table: key, meaning, default, range. The sources are read in this order,
+// later ones win: the table's defaults, the YAML file, the environment (SLUICE_GRPC, SLUICE_CACHE_MEMORY, ...), flags
+// (--grpc,
+// --cache-memory). An unknown key is an error. Nothing else in the tree reads the environment for options.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sluice/status.h"
+#include "sluice/weight_format.h"
+
+namespace sluice {
+
+struct Options {
+  // model
+  std::string model;  // directory; empty: the bundled demo model
+  std::string name;   // as served; empty: the directory's name
+  WeightFormat weights = WeightFormat::kAuto;
+  std::string device = "auto";
+  int32_t threads = 0;                     // 0: all CPUs this process may use
+  std::optional<uint64_t> random_weights;  // seed
+  std::string chat_format;                 // empty: by the checkpoint's chat_template
+  int32_t context = 0;                     // tokens; 0: the model's own
+  // cache
+  std::string cache_dtype = "f32";  // "f32" or "bf16"
+  int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
+  bool cache_enabled = true;
+  bool cache_reuse_generated = true;
+  // scheduler
+  int32_t max_batch_tokens = 512;
+  int32_t max_running = 256;
+  bool static_batching = false;
+  // front door
+  std::string grpc = "127.0.0.1:50051";  // HOST:PORT, port 0 picks a free one
+  int64_t queue_requests = 1024;
+  int64_t queue_tokens = 4'000'000;
+  int32_t max_message_mib = 16;
+  double drain_seconds = 30;
+  std::string log_level = "info";
+};
+
+struct OptionSpec {
+  const char*
+      key;  // "cache.memory_mib": YAML nesting at dots; flag --cache-memory-mib; environment SLUICE_CACHE_MEMORY_MIB
+  const char* help;  // one sentence with unit and default
+  std::function<Status(Options&, const std::string&)> set;
+  std::function<std::string(const Options&)> get;
+
+  std::string flag() const;
+  std::string variable() const;
+};
+
+const std::vector<OptionSpec>& option_table();
+
+// INVALID_ARGUMENT names file, key, expected and found.
+Status apply_yaml(const std::string& file, Options& options);
+Status apply_environment(Options& options);
+
+}  // namespace sluice

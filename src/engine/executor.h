@@ -1,0 +1,62 @@
+// Carries out step plans: page moves and copies, the model, the draws. Owns the cache memory and the step's buffers;
+// the model, backend and threads are lent. One thread (the loop thread) calls run().
+#pragma once
+
+#include <vector>
+
+#include "sluice/plan.h"
+
+#include "engine/batch_builder.h"
+#include "engine/kv_memory.h"
+#include "model/deepseek.h"
+
+namespace sluice {
+
+// Where a step's time went, in seconds; sums over all steps.
+struct StepTimes {
+  double forward = 0;
+  double logits = 0;
+  double sample = 0;
+};
+
+class Executor {
+ public:
+  Executor(DeepSeekModel& model, OpContext context, int32_t num_pages);
+
+  StepResult run(const StepPlan& plan);
+
+  // For tests and metrics; called from run(). Null switches it off.
+  void set_observer(const ForwardObserver* observer) { observer_ = observer; }
+  // Hash of every logits row that was drawn from, in order, if switched on: equal hashes mean equal bits.
+  void set_hashing(bool on) { hashing_ = on; }
+  uint64_t logits_hash() const { return logits_hash_; }
+
+  const StepTimes& times() const { return times_; }
+  KvMemory& kv() { return kv_; }
+
+ private:
+  // One row of logits that somebody asked for.
+  struct LogitsRow {
+    size_t work_index;
+    const float* hidden;   // [hidden_size]
+    int32_t prompt_index;  // entry of prompt_logprobs, or -1: draw
+  };
+
+  void collect_rows(const StepPlan& plan, std::vector<LogitsRow>& rows) const;
+  void answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result);
+  void answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float> logits, WorkResult& result);
+
+  DeepSeekModel& model_;
+  OpContext context_;
+  KvMemory kv_;
+  BatchBuilder builder_;
+  const ForwardObserver* observer_ = nullptr;
+  bool hashing_ = false;
+  uint64_t logits_hash_ = 0xcbf29ce484222325;
+  StepTimes times_;
+  std::vector<float> hidden_;    // [output rows, hidden_size]
+  std::vector<float> gathered_;  // [kLogitsRows, hidden_size]
+  std::vector<float> logits_;    // [kLogitsRows, vocab_size]
+};
+
+}  // namespace sluice

@@ -1,0 +1,256 @@
+#include "model/checkpoint.h"
+
+#include <filesystem>
+#include <optional>
+#include <unordered_map>
+
+#include "sluice/log.h"
+
+#include "model/json_fields.h"
+#include "model/random_weights.h"
+#include "model/safetensors.h"
+
+namespace sluice {
+
+namespace {
+
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr int64_t kMaxIndexBytes = int64_t{64} << 20;  // DeepSeek-V3's 90,000 tensors take 9 MiB
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
+int64_t ceil_divide(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF8E4M3;
+}
+
+// Shards lie beside the index; anything that could lead elsewhere is refused.
+bool is_plain_file_name(const std::string& file) {
+  return !file.empty() && file != "." && file != ".." &&
+         file.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
+}
+
+}  // namespace
+
+struct Checkpoint::Impl {
+  // Where a tensor lies. Random tensors have a shape and dtype F32, but neither file nor data.
+  struct Entry {
+    const SafetensorsFile* file = nullptr;
+    TensorView view;
+  };
+
+  std::string directory;
+  int64_t block_rows = 0;  // of one FP8 scale; 0: the config declares no FP8
+  int64_t block_cols = 0;
+  bool tied = false;
+  std::optional<uint64_t> seed;
+  std::vector<std::unique_ptr<SafetensorsFile>> files;
+  std::unordered_map<std::string, Entry> entries;
+
+  const std::string& resolve(const std::string& name) const {
+    static const std::string embedding = kEmbedding;
+    return tied && name == kHead ? embedding : name;
+  }
+
+  const Entry* find(const std::string& name) const {
+    const auto found = entries.find(resolve(name));
+    return found == entries.end() ? nullptr : &found->second;
+  }
+
+  // Precondition: has(name).
+  const Entry& at(const std::string& name) const {
+    const Entry* entry = find(name);
+    SLUICE_CHECK(entry != nullptr, "no tensor {}", name);
+    return *entry;
+  }
+
+  Shape scale_shape(const Shape& weights) const {
+    return {ceil_divide(weights[0], block_rows), ceil_divide(weights[1], block_cols)};
+  }
+
+  Result<const SafetensorsFile*> add_file(const std::string& file);
+  Status read_index();
+  Status expect_scales(const std::string& name, const Entry& weights) const;
+  void apply_scales(const TensorView& scales, int64_t row_begin, int64_t num_rows, int64_t cols, float* values) const;
+};
+
+Result<const SafetensorsFile*> Checkpoint::Impl::add_file(const std::string& file) {
+  SLUICE_ASSIGN_OR_RETURN(SafetensorsFile opened, SafetensorsFile::open(directory + "/" + file));
+  files.push_back(std::make_unique<SafetensorsFile>(std::move(opened)));
+  return files.back().get();
+}
+
+// {"metadata": {"total_size": bytes}, "weight_map": {"tensor": "file"}}: only what the map names is visible.
+Status Checkpoint::Impl::read_index() {
+  const std::string path = directory + "/" + kIndexFile;
+  SLUICE_ASSIGN_OR_RETURN(const std::string text, read_small_file(path, kMaxIndexBytes));
+  SLUICE_ASSIGN_OR_RETURN(const nlohmann::json object, parse_json_object(text, path));
+  JsonFields fields(object, path);
+  if (!fields.has("weight_map")) fields.refuse(StatusCode::kInvalidArgument, "weight_map", "an object");
+  const nlohmann::json* weight_map = fields.object_or_null("weight_map");
+  SLUICE_RETURN_IF_ERROR(fields.status());
+  std::unordered_map<std::string, const SafetensorsFile*> shards;
+  int64_t total_bytes = 0;
+  for (const auto& [tensor, file] : weight_map->items()) {
+    const std::string where = fmt::format("{}: weight_map: {}", path, in_quotes(tensor));
+    if (!file.is_string() || !is_plain_file_name(file.get_ref<const std::string&>()))
+      return invalid_argument("{}: expected the name of a file beside the index, found {}", where,
+                              file.is_string() ? in_quotes(file.get_ref<const std::string&>()) : file.type_name());
+    const std::string& shard = file.get_ref<const std::string&>();
+    if (!shards.contains(shard)) {
+      Result<const SafetensorsFile*> added = add_file(shard);
+      if (!added.ok()) return added.status().with_context(where);
+      shards[shard] = *added;
+    }
+    const TensorView* view = shards[shard]->find(tensor);
+    if (view == nullptr)
+      return data_loss("{}: expected in {}, found no such tensor there", where, shards[shard]->path());
+    entries[tensor] = {shards[shard], *view};
+    total_bytes += view->bytes();
+  }
+  // Some published indexes miscount or leave the total out, and the files themselves are already checked to the byte.
+  const nlohmann::json* metadata = fields.object_or_null("metadata");
+  SLUICE_RETURN_IF_ERROR(fields.status());
+  if (metadata == nullptr) return {};
+  JsonFields about(*metadata, path + ": metadata");
+  const double declared = about.number_or("total_size", static_cast<double>(total_bytes), kNonNegativeNumber);
+  if (about.status().ok() && declared != static_cast<double>(total_bytes))
+    log_warn("{}: metadata: total_size: expected {} bytes, the sum of the tensors, found {}", path, total_bytes,
+             declared);
+  return about.status();
+}
+
+Result<Checkpoint> Checkpoint::open(const std::string& directory, const ModelConfig& config) {
+  auto impl = std::make_unique<Impl>();
+  impl->directory = directory;
+  impl->block_rows = config.weight_block_rows;
+  impl->block_cols = config.weight_block_cols;
+  impl->tied = config.tie_word_embeddings;
+  std::error_code ignored;  // what cannot be looked at is told by the attempt to open it
+  if (std::filesystem::exists(directory + "/" + kSingleFile, ignored)) {
+    SLUICE_ASSIGN_OR_RETURN(const SafetensorsFile* file, impl->add_file(kSingleFile));
+    for (const auto& [tensor, view] : file->tensors()) impl->entries[tensor] = {file, view};
+  } else if (std::filesystem::exists(directory + "/" + kIndexFile, ignored)) {
+    SLUICE_RETURN_IF_ERROR(impl->read_index());
+  } else {
+    return not_found("{}: expected {} or {}, found neither", directory, kSingleFile, kIndexFile);
+  }
+  return Checkpoint(std::move(impl));
+}
+
+Checkpoint Checkpoint::random(uint64_t seed, const ModelConfig& config) {
+  auto impl = std::make_unique<Impl>();
+  impl->directory = "random weights";
+  impl->tied = config.tie_word_embeddings;
+  impl->seed = seed;
+  for (TensorSpec& spec : required_tensors(config))
+    impl->entries[std::move(spec.name)].view = {nullptr, DType::kF32, spec.shape};
+  return Checkpoint(std::move(impl));
+}
+
+Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+Checkpoint::~Checkpoint() = default;
+
+bool Checkpoint::has(const std::string& name) const {
+  return impl_->find(name) != nullptr;
+}
+
+Status Checkpoint::expect(const std::string& name, const Shape& shape) const {
+  const Impl::Entry* entry = impl_->find(name);
+  if (entry == nullptr)
+    return failed_precondition("{}: tensor \"{}\": expected {}, found no such tensor", impl_->directory,
+                               impl_->resolve(name), shape.to_string());
+  const std::string& path = entry->file ? entry->file->path() : impl_->directory;
+  if (!(entry->view.shape == shape))
+    return failed_precondition("{}: tensor \"{}\": shape: expected {}, found {}", path, name, shape.to_string(),
+                               entry->view.shape.to_string());
+  if (!is_float(entry->view.dtype))
+    return failed_precondition("{}: tensor \"{}\": dtype: expected one of F32, F16, BF16, F8_E4M3, found {}", path,
+                               name, sluice::name(entry->view.dtype));
+  return entry->view.dtype == DType::kF8E4M3 ? impl_->expect_scales(name, *entry) : Status();
+}
+
+Status Checkpoint::Impl::expect_scales(const std::string& name, const Entry& weights) const {
+  const std::string& path = weights.file->path();
+  if (block_rows == 0)
+    return failed_precondition(
+        "{}: tensor \"{}\": dtype F8_E4M3: expected quantization_config.weight_block_size in config.json, found none",
+        path, name);
+  if (weights.view.shape.rank != 2)
+    return failed_precondition("{}: tensor \"{}\": expected 2 dimensions for F8_E4M3, found {}", path, name,
+                               weights.view.shape.to_string());
+  const std::string scale_name = resolve(name) + "_scale_inv";
+  const Shape expected = scale_shape(weights.view.shape);
+  const Entry* scales = find(scale_name);
+  if (scales == nullptr)
+    return failed_precondition("{}: tensor \"{}\": expected {}, found no such tensor", path, scale_name,
+                               expected.to_string());
+  if (!(scales->view.shape == expected))
+    return failed_precondition("{}: tensor \"{}\": shape: expected {}, found {}", scales->file->path(), scale_name,
+                               expected.to_string(), scales->view.shape.to_string());
+  if (scales->view.dtype != DType::kF32 && scales->view.dtype != DType::kBF16)
+    return failed_precondition("{}: tensor \"{}\": dtype: expected F32 or BF16, found {}", scales->file->path(),
+                               scale_name, sluice::name(scales->view.dtype));
+  return {};
+}
+
+void Checkpoint::read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const {
+  const Impl::Entry& entry = impl_->at(name);
+  const TensorView& view = entry.view;
+  SLUICE_CHECK(view.shape.rank == 1 || view.shape.rank == 2, "{}: shape {}", name, view.shape.to_string());
+  const int64_t cols = view.shape.rank == 2 ? view.shape[1] : 1;
+  SLUICE_CHECK(row_begin >= 0 && num_rows >= 0 && num_rows <= view.shape[0] - row_begin, "{}: rows [{}, {}) of {}",
+               name, row_begin, row_begin + num_rows, view.shape[0]);
+  if (impl_->seed) {
+    random_values(*impl_->seed, impl_->resolve(name), row_begin * cols, num_rows * cols, out);
+    return;
+  }
+  widen_to_f32(view, row_begin * cols, num_rows * cols, out);
+  if (view.dtype == DType::kF8E4M3)
+    impl_->apply_scales(impl_->at(impl_->resolve(name) + "_scale_inv").view, row_begin, num_rows, cols, out);
+}
+
+// values[i, j] *= scales[i / block_rows, j / block_cols], the last block of a row or column being partial.
+void Checkpoint::Impl::apply_scales(const TensorView& scales, int64_t row_begin, int64_t num_rows, int64_t cols,
+                                    float* values) const {
+  const int64_t scale_cols = scales.shape[1];
+  std::vector<float> row_scales(static_cast<size_t>(scale_cols));
+  for (int64_t i = 0; i < num_rows; ++i) {
+    const int64_t row = row_begin + i;
+    if (i == 0 || row % block_rows == 0)
+      widen_to_f32(scales, row / block_rows * scale_cols, scale_cols, row_scales.data());
+    for (int64_t block = 0; block < scale_cols; ++block) {
+      const float scale = row_scales[static_cast<size_t>(block)];
+      float* begin = values + i * cols + block * block_cols;
+      float* end = values + i * cols + std::min(cols, (block + 1) * block_cols);
+      for (float* value = begin; value < end; ++value) *value *= scale;
+    }
+  }
+}
+
+DType Checkpoint::dtype(const std::string& name) const {
+  return impl_->at(name).view.dtype;
+}
+
+std::vector<std::string> Checkpoint::names() const {
+  std::vector<std::string> names;
+  if (impl_->seed) return names;
+  for (const auto& [name, entry] : impl_->entries) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+int64_t Checkpoint::file_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& file : impl_->files) bytes += file->file_bytes();
+  return bytes;
+}
+
+}  // namespace sluice

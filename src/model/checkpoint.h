@@ -1,0 +1,63 @@
+// The weights of a Hugging Face directory as rows of f32, whatever they are on disk: memory-mapped safetensors (one
+// file or many behind model.safetensors.index.json), BF16, F16, F32 or FP8 with block scales; or, without any file,
+// seeded random values. Owns the mappings, converts nothing but to f32, knows no layer. Loading threads call it in
+// parallel; reads are const. With tie_word_embeddings the head's name stands for the embedding.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sluice/status.h"
+#include "sluice/tensor.h"
+
+#include "model/config.h"
+
+namespace sluice {
+
+class Checkpoint {
+ public:
+  // Maps and validates all files: headers, offsets (no overlap, no hole, nothing beyond the end), dtypes, the index.
+  // model.safetensors wins over an index, as in Hugging Face's loader. NOT_FOUND without either; DATA_LOSS for a file
+  // that is damaged; INVALID_ARGUMENT for a malformed index.
+  static Result<Checkpoint> open(const std::string& directory, const ModelConfig& config);
+
+  // Every tensor that the architecture asks for exists, with values ~ N(0, 0.02) (norm weights: 1 + that) that are a
+  // pure function of (seed, tensor name, element index); no order of reading changes them.
+  static Checkpoint random(uint64_t seed, const ModelConfig& config);
+
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
+
+  bool has(const std::string& name) const;
+
+  // FAILED_PRECONDITION naming file, tensor, expected and found unless the tensor exists with this shape and a float
+  // dtype (FP8: also its weight_scale_inv, with shape [ceil(rows/block), ceil(cols/block)]).
+  Status expect(const std::string& name, const Shape& shape) const;
+
+  // Rows [row_begin, row_begin + num_rows) of a 2-d tensor, or elements of a 1-d one (cols = 1), widened to f32 and
+  // multiplied by their block scales; out: [num_rows, cols]. Precondition: expect() said ok.
+  void read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const;
+
+  // DType on disk, for `inspect`; F32 for random weights.
+  DType dtype(const std::string& name) const;
+  // All tensor names (files only).
+  std::vector<std::string> names() const;
+  int64_t file_bytes() const;
+
+ private:
+  struct Impl;
+  explicit Checkpoint(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Tensors that the architecture needs, by name and shape, in load order (MTP layers are left out).
+struct TensorSpec {
+  std::string name;
+  Shape shape;
+};
+std::vector<TensorSpec> required_tensors(const ModelConfig& config);
+
+}  // namespace sluice

@@ -1,0 +1,103 @@
+// A model's config.json, parsed and validated: the fields that the mathematics needs, named as Hugging Face names them.
+// Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite) and
+// deepseek_v3 (V3, R1, V3.1). Called once at start; afterwards plain data that every thread may read.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sluice/request.h"
+#include "sluice/status.h"
+#include "sluice/types.h"
+
+namespace sluice {
+
+enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3 };
+
+enum class TopkMethod : uint8_t {
+  kGreedy,              // top-k of all experts
+  kGroupLimitedGreedy,  // groups scored by their best expert (V2)
+  kNoauxTc,             // groups scored by the sum of their two best biased scores (V3)
+};
+
+enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
+
+// Parameters of YaRN (arXiv:2309.00071) as in rope_scaling.
+struct YarnConfig {
+  double factor = 1;          // >= 1, context length over original_max_position_embeddings
+  double beta_fast = 32;      // rotations within the original context above which a frequency stays as it was
+  double beta_slow = 1;       // ... below which it is divided by factor
+  double mscale = 0;          // 0: absent
+  double mscale_all_dim = 0;  // 0: absent
+  std::optional<double> attention_factor;           // multiplies cos and sin; absent: follows from the mscales
+  int32_t original_max_position_embeddings = 4096;  // tokens
+  bool truncate = true;                             // the ramp's ends are rounded to whole frequencies
+
+  bool operator==(const YarnConfig&) const = default;
+};
+
+struct ModelConfig {
+  Architecture architecture = Architecture::kDeepSeekV2;
+  std::string model_type;  // as written
+  int32_t vocab_size = 0;
+  int32_t hidden_size = 0;
+  int32_t num_hidden_layers = 0;
+  int32_t num_attention_heads = 0;
+  int32_t intermediate_size = 0;        // width of a dense layer's feed-forward
+  int32_t max_position_embeddings = 0;  // tokens
+  double rope_theta = 10000;
+  double rms_norm_eps = 1e-6;
+  bool tie_word_embeddings = false;
+  bool rope_interleave = true;  // pairs (2i, 2i+1); false is HALF (V3 only)
+
+  // Latent attention (MLA).
+  int32_t q_lora_rank = 0;  // 0: queries are projected directly
+  int32_t kv_lora_rank = 0;
+  int32_t qk_nope_head_dim = 0;
+  int32_t qk_rope_head_dim = 0;
+  int32_t v_head_dim = 0;
+  std::optional<YarnConfig> yarn;
+
+  // Mixture of experts.
+  int32_t n_routed_experts = 0;  // 0: every layer is dense
+  int32_t n_shared_experts = 0;
+  int32_t num_experts_per_tok = 0;
+  int32_t moe_intermediate_size = 0;
+  int32_t first_k_dense_replace = 0;
+  int32_t moe_layer_freq = 1;
+  int32_t n_group = 1;
+  int32_t topk_group = 1;
+  TopkMethod topk_method = TopkMethod::kGreedy;
+  ScoringFunc scoring_func = ScoringFunc::kSoftmax;
+  // V3: divide the chosen weights by their sum, then scale. V2, as its own code does: divide and leave the scaling out.
+  bool norm_topk_prob = false;
+  double routed_scaling_factor = 1.0;
+
+  // FP8 weights with one scale per block; 0: none.
+  int32_t weight_block_rows = 0;
+  int32_t weight_block_cols = 0;
+
+  std::optional<TokenId> bos_token_id;
+  std::vector<TokenId> eos_token_ids;
+
+  int32_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
+  int32_t latent_dim() const { return kv_lora_rank + qk_rope_head_dim; }  // values cached per token and layer
+  bool is_moe_layer(int32_t layer) const {
+    return n_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0;
+  }
+
+  // INVALID_ARGUMENT for a malformed, missing, out-of-range or inconsistent field, FAILED_PRECONDITION for what the
+  // field may be elsewhere but is not supported here. `file` is only named in errors:
+  // "FILE: hidden_size: expected a positive integer, found \"x\"".
+  static Result<ModelConfig> parse(std::string_view json, const std::string& file);
+  static Result<ModelConfig> load(const std::string& directory);
+};
+
+// generation_config.json over `info`'s defaults (sampling, max tokens, end-of-sequence ids); absent file: no change.
+// do_sample: false means temperature 0. Keys that say nothing about these are ignored. On an error `info` is as before.
+Status apply_generation_config(const std::string& directory, ModelInfo& info);
+
+}  // namespace sluice

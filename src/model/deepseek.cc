@@ -1,0 +1,160 @@
+#include "model/deepseek.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace sluice {
+
+namespace {
+
+WeightFormat resolve(WeightFormat wanted, const Checkpoint& checkpoint) {
+  if (wanted != WeightFormat::kAuto) return wanted;
+  return checkpoint.dtype("model.embed_tokens.weight") == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+}
+
+// What the kernels ask of the shapes beyond what the config's own rules say.
+Status check_shapes(const ModelConfig& config) {
+  if (config.kv_lora_rank % 16 != 0)
+    return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& config, const Checkpoint& checkpoint,
+                                                           const Backend& backend, OpContext& context,
+                                                           const ModelLoadOptions& options) {
+  SLUICE_RETURN_IF_ERROR(check_shapes(config));
+  for (const TensorSpec& spec : required_tensors(config))
+    SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
+  const WeightFormat weights = resolve(options.weights, checkpoint);
+  if (!backend.supports(weights))
+    return failed_precondition("weights: {} is not supported on device {}; auto, f32 and bf16 are", name(weights),
+                               backend.name);
+  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, weights));
+  WeightLoader loader(checkpoint, backend, weights, context, options.progress);
+  model->load_weights(loader);
+  return model;
+}
+
+DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, const ModelLoadOptions& options,
+                             WeightFormat weights)
+    : config_(config),
+      backend_(backend),
+      weights_(weights),
+      cache_dtype_(options.cache_dtype),
+      max_batch_tokens_(options.max_batch_tokens),
+      rope_(config),
+      attention_work_(config, options.max_batch_tokens),
+      ffn_work_(config, options.max_batch_tokens) {
+  const auto rows = static_cast<size_t>(max_batch_tokens_);
+  x_.resize(rows * static_cast<size_t>(config.hidden_size));
+  normed_.resize(x_.size());
+  cos_sin_.resize(rows * static_cast<size_t>(config.qk_rope_head_dim));
+}
+
+void DeepSeekModel::load_weights(WeightLoader& loader) {
+  const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
+  const std::string embed = "model.embed_tokens.weight";
+  const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
+  embedding_ = Buffer(static_cast<size_t>(vocab * hidden * (wide ? 4 : 2)));
+  embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab, hidden}};
+  std::vector<float> row(static_cast<size_t>(hidden));
+  for (int64_t token = 0; token < vocab; ++token) {
+    loader.checkpoint().read_rows(embed, token, 1, row.data());
+    if (wide) {
+      std::memcpy(embedding_.as<float>() + token * hidden, row.data(), row.size() * sizeof(float));
+    } else {
+      std::transform(row.begin(), row.end(), embedding_.as<uint16_t>() + token * hidden, f32_to_bf16);
+    }
+  }
+  for (int32_t index = 0; index < config_.num_hidden_layers; ++index) {
+    const std::string prefix = fmt::format("model.layers.{}.", index);
+    Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
+                .attention = LatentAttention(config_, index, loader),
+                .ffn_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden),
+                .dense = {},
+                .moe = {}};
+    if (config_.is_moe_layer(index)) {
+      layer.moe.emplace(config_, index, loader);
+    } else {
+      layer.dense.emplace(prefix + "mlp.", hidden, config_.intermediate_size, loader);
+    }
+    layers_.push_back(std::move(layer));
+  }
+  final_norm_ = loader.vector("model.norm.weight", hidden);
+  head_ = loader.pack({loader.tensor(config_.tie_word_embeddings ? embed : "lm_head.weight", vocab, hidden)});
+}
+
+void DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext& context) {
+  const auto rows = static_cast<int64_t>(batch.tokens.size());
+  SLUICE_CHECK(rows <= max_batch_tokens_, "rows={} max={}", rows, max_batch_tokens_);
+  const int64_t hidden = config_.hidden_size;
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  const auto norm = [&](const std::vector<float>& weight) {
+    backend_.rms_norm({.x = x_.data(),
+                       .weight = weight.data(),
+                       .y = normed_.data(),
+                       .rows = rows,
+                       .cols = hidden,
+                       .x_stride = hidden,
+                       .eps = eps},
+                      context);
+  };
+
+  rope_.fill(batch.positions, cos_sin_.data());
+  backend_.embed({.tokens = batch.tokens, .table = embedding_view_, .x = x_.data()}, context);
+  for (const Layer& layer : layers_) {
+    norm(layer.input_norm);
+    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), attention_work_, x_.data(), backend_, context);
+    norm(layer.ffn_norm);
+    if (layer.moe) {
+      layer.moe->forward(batch, normed_.data(), ffn_work_, x_.data(), backend_, context);
+    } else {
+      layer.dense->forward(rows, normed_.data(), ffn_work_.gate_up, ffn_work_.activated, x_.data(), true, backend_,
+                           context);
+    }
+  }
+  for (size_t i = 0; i < batch.output_rows.size(); ++i)
+    std::copy_n(x_.data() + batch.output_rows[i] * hidden, hidden, hidden_out + static_cast<int64_t>(i) * hidden);
+}
+
+void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpContext& context) {
+  const int64_t width = config_.hidden_size;
+  for (int64_t begin = 0; begin < rows; begin += max_batch_tokens_) {
+    const int64_t count = std::min(max_batch_tokens_, rows - begin);
+    backend_.rms_norm({.x = hidden + begin * width,
+                       .weight = final_norm_.data(),
+                       .y = normed_.data(),
+                       .rows = count,
+                       .cols = width,
+                       .x_stride = width,
+                       .eps = static_cast<float>(config_.rms_norm_eps)},
+                      context);
+    backend_.matmul({.x = normed_.data(),
+                     .rows = count,
+                     .x_stride = width,
+                     .weight = head_[0],
+                     .y = out + begin * config_.vocab_size,
+                     .y_stride = config_.vocab_size},
+                    context);
+  }
+}
+
+KvLayout DeepSeekModel::kv_layout() const {
+  CacheGroup latent{.name = "latent",
+                    .layers = std::vector<int32_t>(static_cast<size_t>(config_.num_hidden_layers)),
+                    .bytes_per_entry = config_.latent_dim() * size_of(cache_dtype_)};
+  std::iota(latent.layers.begin(), latent.layers.end(), 0);
+  return {{latent}};
+}
+
+int64_t DeepSeekModel::weight_bytes() const {
+  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes();
+  for (const Layer& layer : layers_)
+    bytes += layer.attention.weight_bytes() + (layer.moe ? layer.moe->weight_bytes() : layer.dense->weight_bytes());
+  return bytes;
+}
+
+}  // namespace sluice

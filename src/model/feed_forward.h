@@ -1,0 +1,67 @@
+// The two feed-forward blocks of a DeepSeek layer: the dense SwiGLU network and the mixture of experts
+// (DeepSeekMoE, arXiv:2401.06066; routing of V2 and V3 in RouteArgs).
+#pragma once
+
+#include <vector>
+
+#include "sluice/batch.h"
+
+#include "model/config.h"
+#include "model/packed_weights.h"
+
+namespace sluice {
+
+// y = down(silu(gate x) * up x)
+class DenseFeedForward {
+ public:
+  // `prefix` ends with "mlp." or "mlp.shared_experts."
+  DenseFeedForward(const std::string& prefix, int64_t hidden, int64_t width, WeightLoader& loader);
+
+  // y = or += the block's output; gate_up [rows, 2 * width] and activated [rows, width] are scratch.
+  void forward(int64_t rows, const float* normed, std::vector<float>& gate_up, std::vector<float>& activated, float* y,
+               bool add, const Backend& backend, OpContext& context) const;
+
+  int64_t weight_bytes() const { return gate_up_.bytes() + down_.bytes(); }
+
+ private:
+  int64_t hidden_, width_;
+  PackedMatrices gate_up_;  // [2 * width, hidden]: gate over up
+  PackedMatrices down_;     // [hidden, width]
+};
+
+// Activations of the feed-forward blocks, shared by all layers; sized once for the largest step.
+struct FeedForwardWorkspace {
+  FeedForwardWorkspace(const ModelConfig& config, int64_t max_rows);
+  std::vector<float> gate_up;  // of the dense block, the shared experts, or all routed rows
+  std::vector<float> activated;
+  std::vector<float> router_logits;   // [rows, experts]
+  std::vector<int32_t> experts;       // [rows, top_k]
+  std::vector<float> expert_weights;  // [rows, top_k]
+  std::vector<int32_t> offsets;       // [experts + 1]
+  std::vector<int32_t> row_ids;       // [rows * top_k]
+  std::vector<int32_t> places;        // [rows, top_k]
+  std::vector<float> expert_out;      // [rows * top_k, hidden]
+  std::vector<float> shared_out;      // [rows, hidden]
+};
+
+class MixtureOfExperts {
+ public:
+  MixtureOfExperts(const ModelConfig& config, int32_t layer, WeightLoader& loader);
+
+  // x += sum of the chosen experts, weighted, + the shared experts.
+  void forward(const StepBatch& batch, const float* normed, FeedForwardWorkspace& work, float* x,
+               const Backend& backend, OpContext& context) const;
+
+  int64_t weight_bytes() const;
+
+ private:
+  const ModelConfig& config_;
+  int32_t layer_;
+  PackedMatrices router_;                 // [experts, hidden]
+  std::vector<float> bias_;               // [experts] or empty
+  PackedMatrices gate_up_;                // experts x [2 * width, hidden]
+  PackedMatrices down_;                   // experts x [hidden, width]
+  std::vector<DenseFeedForward> shared_;  // none or one, as wide as all shared experts together
+};
+
+}  // namespace sluice

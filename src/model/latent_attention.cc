@@ -1,0 +1,159 @@
+#include "model/latent_attention.h"
+
+#include "model/rope.h"
+
+namespace sluice {
+
+namespace {
+
+// The inner norms of V2 and V3 use their class default, not the config's rms_norm_eps.
+constexpr float kInnerNormEps = 1e-6f;
+
+}  // namespace
+
+LatentAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows) {
+  const auto floats = [&](int64_t per_row) { return static_cast<size_t>(max_rows * per_row); };
+  query_latent.resize(floats(config.q_lora_rank));
+  query.resize(floats(int64_t{config.num_attention_heads} * config.qk_head_dim()));
+  kv_latent.resize(floats(config.latent_dim()));
+  attended.resize(floats(int64_t{config.num_attention_heads} * config.v_head_dim));
+}
+
+LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader)
+    : config_(config),
+      layer_(layer),
+      scale_(softmax_scale(config)),
+      layout_(config.rope_interleave ? RopeLayout::kPair : RopeLayout::kHalf) {
+  const std::string prefix = fmt::format("model.layers.{}.self_attn.", layer);
+  const int64_t heads = config.num_attention_heads;
+  const int64_t q_rows = heads * config.qk_head_dim();
+  if (config.q_lora_rank > 0) {
+    q_a_proj_ = loader.pack({loader.tensor(prefix + "q_a_proj.weight", config.q_lora_rank, config.hidden_size)});
+    q_a_norm_ = loader.vector(prefix + "q_a_layernorm.weight", config.q_lora_rank);
+    q_proj_ = loader.pack({loader.tensor(prefix + "q_b_proj.weight", q_rows, config.q_lora_rank)});
+  } else {
+    q_proj_ = loader.pack({loader.tensor(prefix + "q_proj.weight", q_rows, config.hidden_size)});
+  }
+  kv_a_proj_ =
+      loader.pack({loader.tensor(prefix + "kv_a_proj_with_mqa.weight", config.latent_dim(), config.hidden_size)});
+  kv_a_norm_ = loader.vector(prefix + "kv_a_layernorm.weight", config.kv_lora_rank);
+
+  // kv_b_proj [heads * (nope + v), kv_lora_rank]: per head first the keys' rows, then the values'.
+  const std::string kv_b = prefix + "kv_b_proj.weight";
+  std::vector<RowSource> k_up, k_up_t, v_up;
+  for (int64_t head = 0; head < heads; ++head) {
+    const int64_t row = head * (config.qk_nope_head_dim + config.v_head_dim);
+    k_up.push_back(loader.slice(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
+    k_up_t.push_back(loader.transposed(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
+    v_up.push_back(loader.slice(kv_b, row + config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank));
+  }
+  k_up_ = loader.pack(k_up);
+  k_up_t_ = loader.pack(k_up_t);
+  v_up_ = loader.pack(v_up);
+  o_proj_ = loader.pack({loader.tensor(prefix + "o_proj.weight", config.hidden_size, heads * config.v_head_dim)});
+}
+
+int64_t LatentAttention::weight_bytes() const {
+  return (q_a_proj_ ? q_a_proj_->bytes() : 0) + q_proj_.bytes() + kv_a_proj_.bytes() + k_up_.bytes() + k_up_t_.bytes() +
+         v_up_.bytes() + o_proj_.bytes();
+}
+
+void LatentAttention::project_query(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
+                                    OpContext& context) const {
+  const float* source = normed;
+  if (q_a_proj_) {
+    const int64_t rank = config_.q_lora_rank;
+    float* latent = work.query_latent.data();
+    backend.matmul({.x = normed,
+                    .rows = rows,
+                    .x_stride = config_.hidden_size,
+                    .weight = (*q_a_proj_)[0],
+                    .y = latent,
+                    .y_stride = rank},
+                   context);
+    backend.rms_norm({.x = latent,
+                      .weight = q_a_norm_.data(),
+                      .y = latent,
+                      .rows = rows,
+                      .cols = rank,
+                      .x_stride = rank,
+                      .eps = kInnerNormEps},
+                     context);
+    source = latent;
+  }
+  backend.matmul({.x = source,
+                  .rows = rows,
+                  .x_stride = q_proj_[0].cols,
+                  .weight = q_proj_[0],
+                  .y = work.query.data(),
+                  .y_stride = q_proj_[0].rows},
+                 context);
+}
+
+void LatentAttention::forward(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
+                              float* x, const Backend& backend, OpContext& context) const {
+  const auto rows = static_cast<int64_t>(batch.tokens.size());
+  const int64_t latent_dim = config_.latent_dim();
+  project_query(rows, normed, work, backend, context);
+  backend.rope({.x = work.query.data(),
+                .cos_sin = cos_sin,
+                .rows = rows,
+                .heads = config_.num_attention_heads,
+                .head_dim = config_.qk_head_dim(),
+                .offset = config_.qk_nope_head_dim,
+                .dim = config_.qk_rope_head_dim,
+                .layout = layout_},
+               context);
+  backend.matmul({.x = normed,
+                  .rows = rows,
+                  .x_stride = config_.hidden_size,
+                  .weight = kv_a_proj_[0],
+                  .y = work.kv_latent.data(),
+                  .y_stride = latent_dim},
+                 context);
+
+  const LatentCache cache{.base = batch.kv.base + layer_ * kPageTokens * latent_dim * size_of(batch.kv.dtype),
+                          .page_stride = batch.kv.bytes_per_page,
+                          .dtype = batch.kv.dtype};
+  LatentWriteArgs write{.z = work.kv_latent.data(),
+                        .norm_weight = kv_a_norm_.data(),
+                        .eps = kInnerNormEps,
+                        .cos_sin = cos_sin,
+                        .layout = layout_,
+                        .kv_lora_rank = config_.kv_lora_rank,
+                        .rope_dim = config_.qk_rope_head_dim,
+                        .sequences = batch.prompt_spans,
+                        .cache = cache};
+  LatentAttentionArgs attend{.q = work.query.data(),
+                             .out = work.attended.data(),
+                             .sequences = batch.prompt_spans,
+                             .cache = cache,
+                             .heads = config_.num_attention_heads,
+                             .nope_dim = config_.qk_nope_head_dim,
+                             .rope_dim = config_.qk_rope_head_dim,
+                             .v_dim = config_.v_head_dim,
+                             .kv_lora_rank = config_.kv_lora_rank,
+                             .scale = scale_,
+                             .k_up = k_up_.all(),
+                             .k_up_t = k_up_t_.all(),
+                             .v_up = v_up_.all()};
+  if (!batch.prompt_spans.empty()) {
+    backend.latent_write(write, context);
+    backend.latent_attention_expanded(attend, context);
+  }
+  if (!batch.generated_spans.empty()) {
+    write.sequences = attend.sequences = batch.generated_spans;
+    backend.latent_write(write, context);
+    backend.latent_attention_absorbed(attend, context);
+  }
+  backend.matmul({.x = work.attended.data(),
+                  .rows = rows,
+                  .x_stride = o_proj_[0].cols,
+                  .weight = o_proj_[0],
+                  .y = x,
+                  .y_stride = config_.hidden_size,
+                  .add = true},
+                 context);
+}
+
+}  // namespace sluice

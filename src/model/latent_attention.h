@@ -1,0 +1,53 @@
+// Multi-head latent attention (MLA, arXiv:2405.04434 section 2.1) as one layer of the stack runs it: projections, cache
+// write, attention in the form that each token's role asks for, output projection onto the residual stream.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "sluice/batch.h"
+
+#include "model/config.h"
+#include "model/packed_weights.h"
+
+namespace sluice {
+
+class LatentAttention {
+ public:
+  LatentAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader);
+
+  // Activations shared by all layers; sized once for the largest step.
+  struct Workspace {
+    Workspace(const ModelConfig& config, int64_t max_rows);
+    std::vector<float> query_latent;  // [rows, q_lora_rank]
+    std::vector<float> query;         // [rows, heads, nope + rope]
+    std::vector<float> kv_latent;     // [rows, kv_lora_rank + rope]
+    std::vector<float> attended;      // [rows, heads, v]
+  };
+
+  // x += attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the latent cache group.
+  void forward(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work, float* x,
+               const Backend& backend, OpContext& context) const;
+
+  int64_t weight_bytes() const;
+
+ private:
+  void project_query(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
+                     OpContext& context) const;
+
+  const ModelConfig& config_;
+  int32_t layer_;
+  float scale_;
+  RopeLayout layout_;
+  std::optional<PackedMatrices> q_a_proj_;  // [q_lora_rank, hidden]
+  std::vector<float> q_a_norm_;             // [q_lora_rank]
+  PackedMatrices q_proj_;                   // [heads * (nope + rope), q_lora_rank or hidden]
+  PackedMatrices kv_a_proj_;                // [kv_lora_rank + rope, hidden]
+  std::vector<float> kv_a_norm_;            // [kv_lora_rank]
+  PackedMatrices k_up_;                     // heads x [nope, kv_lora_rank]
+  PackedMatrices k_up_t_;                   // heads x [kv_lora_rank, nope]
+  PackedMatrices v_up_;                     // heads x [v, kv_lora_rank]
+  PackedMatrices o_proj_;                   // [hidden, heads * v]
+};
+
+}  // namespace sluice

@@ -1,0 +1,93 @@
+#include "model/packed_weights.h"
+
+#include <algorithm>
+
+namespace sluice {
+
+namespace {
+
+// Rows of a tile: whole pack panels, and enough of them that a tile of a 2048-wide matrix is 0.5 MB, inside L2.
+constexpr int64_t kTileRows = 4 * kPackRows;
+
+}  // namespace
+
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format,
+                           OpContext& context, LoadProgress progress)
+    : checkpoint_(checkpoint), backend_(backend), format_(format), context_(context), progress_(std::move(progress)) {}
+
+RowSource WeightLoader::tensor(const std::string& name, int64_t rows, int64_t cols) const {
+  return slice(name, 0, rows, cols);
+}
+
+RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
+  return {num_rows, cols, [this, name, row_begin](int64_t row, int64_t count, float* out) {
+            checkpoint_.read_rows(name, row_begin + row, count, out);
+          }};
+}
+
+RowSource WeightLoader::stacked(RowSource first, RowSource second) {
+  SLUICE_CHECK(first.cols == second.cols, "{} != {}", first.cols, second.cols);
+  const int64_t rows = first.rows + second.rows, cols = first.cols;
+  return {rows, cols, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
+            const int64_t from_first = std::clamp<int64_t>(first.rows - row, 0, count);
+            if (from_first > 0) first.read(row, from_first, out);
+            if (from_first < count)
+              second.read(row + from_first - first.rows, count - from_first, out + from_first * first.cols);
+          }};
+}
+
+RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
+  return {cols, num_rows, [this, name, row_begin, num_rows, cols](int64_t column, int64_t count, float* out) {
+            std::vector<float> block(static_cast<size_t>(num_rows * cols));
+            checkpoint_.read_rows(name, row_begin, num_rows, block.data());
+            for (int64_t i = 0; i < count; ++i)
+              for (int64_t r = 0; r < num_rows; ++r)
+                out[i * num_rows + r] = block[static_cast<size_t>(r * cols + column + i)];
+          }};
+}
+
+PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) {
+  return pack_as(sources, format_);
+}
+
+PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, DType on_disk) {
+  return pack_as(sources, on_disk == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32);
+}
+
+PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
+  PackedMatrices packed;
+  const int64_t rows = sources[0].rows, cols = sources[0].cols;
+  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
+  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
+    packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
+  }
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  const int64_t tile_floats = kTileRows * cols;
+  auto* tile_memory = reinterpret_cast<float*>(
+      context_.scratch.reserve(static_cast<size_t>(tile_floats * context_.team.size()) * sizeof(float)));
+  context_.team.parallel_for(tiles * static_cast<int64_t>(sources.size()), 1,
+                             [&](int64_t begin, int64_t end, int rank) {
+                               float* tile = tile_memory + rank * tile_floats;
+                               for (int64_t unit = begin; unit < end; ++unit) {
+                                 const auto source = static_cast<size_t>(unit / tiles);
+                                 const int64_t row = unit % tiles * kTileRows;
+                                 const int64_t count = std::min(kTileRows, rows - row);
+                                 sources[source].read(row, count, tile);
+                                 backend_.pack(packed.weights_[source], row, count, tile,
+                                               packed.buffer_.data() + static_cast<int64_t>(source) * bytes);
+                               }
+                             });
+  packed_bytes_ += packed.bytes();
+  if (progress_) progress_(packed_bytes_);
+  return packed;
+}
+
+std::vector<float> WeightLoader::vector(const std::string& name, int64_t size) const {
+  std::vector<float> values(static_cast<size_t>(size));
+  checkpoint_.read_rows(name, 0, size, values.data());
+  return values;
+}
+
+}  // namespace sluice

@@ -1,0 +1,69 @@
+// Weights on their way from the checkpoint into a backend's own layout, tile by tile, so that no second copy of a
+// tensor ever exists. Owns the packed bytes. Loading runs on the thread team; afterwards everything is read-only.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "sluice/ops.h"
+
+#include "model/checkpoint.h"
+
+namespace sluice {
+
+// Packed matrices of one shape, side by side in one buffer (an expert each, a head each, or just one).
+class PackedMatrices {
+ public:
+  const Weight& operator[](size_t index) const { return weights_[index]; }
+  std::span<const Weight> all() const { return weights_; }
+  int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
+
+ private:
+  friend class WeightLoader;
+  Buffer buffer_;
+  std::vector<Weight> weights_;
+};
+
+// A matrix as the loader reads it: rows [row_begin, row_begin + num_rows) of [rows, cols] as f32 into out.
+struct RowSource {
+  int64_t rows = 0, cols = 0;
+  std::function<void(int64_t row_begin, int64_t num_rows, float* out)> read;
+};
+
+// Called now and then with the bytes packed so far, from the loading thread.
+using LoadProgress = std::function<void(int64_t packed_bytes)>;
+
+class WeightLoader {
+ public:
+  // `format` is resolved (never auto).
+  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format, OpContext& context,
+               LoadProgress progress);
+
+  // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
+  RowSource tensor(const std::string& name, int64_t rows, int64_t cols) const;
+  // The rows of one tensor after those of another: gate over up.
+  static RowSource stacked(RowSource first, RowSource second);
+  // The columns of a tensor's rows [row_begin, row_begin + num_rows) as rows; reads them whole, so for small ones.
+  RowSource transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const;
+  RowSource slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const;
+
+  PackedMatrices pack(const std::vector<RowSource>& sources);                       // in the model's format
+  PackedMatrices pack_exact(const std::vector<RowSource>& sources, DType on_disk);  // router: never quantised
+  std::vector<float> vector(const std::string& name, int64_t size) const;           // norms, biases
+
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  WeightFormat format() const { return format_; }
+
+ private:
+  PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
+
+  const Checkpoint& checkpoint_;
+  const Backend& backend_;
+  WeightFormat format_;
+  OpContext& context_;
+  LoadProgress progress_;
+  int64_t packed_bytes_ = 0;
+};
+
+}  // namespace sluice

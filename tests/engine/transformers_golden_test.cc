@@ -1,0 +1,130 @@
+// Small random V2 and V3 checkpoints against Hugging Face transformers (tests/golden/transformers has the script and
+// the versions): logits, chosen experts, hidden states, greedy continuations, in f32.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "model/rope.h"
+#include "tests/support/model_runner.h"
+
+namespace sluice {
+namespace {
+
+struct Case {
+  const char* name;
+  const Backend* backend;
+};
+
+class TransformersGolden : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    const std::string directory = fmt::format("{}/tests/golden/transformers/{}", SLUICE_SOURCE_DIR, GetParam().name);
+    std::ifstream file(directory + "/goldens.json");
+    golden_ = nlohmann::json::parse(file);
+    auto runner = ModelRunner::open(directory, {.backend = GetParam().backend->name});
+    ASSERT_TRUE(runner.ok()) << runner.status().to_string();
+    runner_ = std::move(runner).value();
+    ASSERT_GE(golden_["prompts"].size(), 4u);
+  }
+
+  // |found - expected| over the largest |expected| of the row: the relative error of the row as a vector.
+  static double relative_error(const float* found, const std::vector<double>& expected) {
+    double worst = 0, peak = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      worst = std::max(worst, std::isfinite(found[i]) ? std::abs(found[i] - expected[i]) : INFINITY);
+      peak = std::max(peak, std::abs(expected[i]));
+    }
+    return worst / peak;
+  }
+
+  nlohmann::json golden_;
+  std::unique_ptr<ModelRunner> runner_;
+};
+
+TEST_P(TransformersGolden, ScaleAndAngles) {
+  EXPECT_NEAR(softmax_scale(runner_->config()), double{golden_["softmax_scale"]}, 1e-7);
+  const RopeTable rope(runner_->config());
+  const std::vector<double> expected = golden_["rope_inv_freq"];
+  ASSERT_EQ(rope.inv_freq().size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(rope.inv_freq()[i] / expected[i], 1, 3e-7) << i;
+  std::vector<float> cos_sin(expected.size() * 2);
+  rope.fill(std::vector<int32_t>{0}, cos_sin.data());
+  EXPECT_NEAR(cos_sin[0], double{golden_["rope_attention_factor"]}, 1e-6);
+}
+
+TEST_P(TransformersGolden, LogitsExpertsAndHidden) {
+  const int32_t vocab = runner_->config().vocab_size;
+  double worst = 0;
+  for (const auto& prompt : golden_["prompts"]) {
+    SCOPED_TRACE(prompt["name"].get<std::string>());
+    const std::vector<TokenId> tokens = prompt["token_ids"];
+    const auto size = static_cast<int32_t>(tokens.size());
+    std::map<int32_t, std::vector<std::vector<int32_t>>> experts;
+    std::map<int32_t, std::vector<float>> last_weights;
+    const ForwardObserver observer{
+        [&](int32_t layer, int64_t rows, int32_t top_k, const int32_t* ids, const float* weights) {
+          for (int64_t row = 0; row < rows; ++row)
+            experts[layer].emplace_back(ids + row * top_k, ids + (row + 1) * top_k);
+          last_weights[layer].assign(weights + (rows - 1) * top_k, weights + rows * top_k);
+        }};
+    const std::vector<float> logits = runner_->compute(tokens, 0, size, TokenRole::kPrompt, &observer);
+    const double error = relative_error(logits.data() + int64_t{size - 1} * vocab, prompt["logits_last"]);
+    worst = std::max(worst, error);
+    EXPECT_LE(error, 1e-4);
+    for (const auto& entry : prompt["top5"]) {
+      const float* row = logits.data() + int64_t{entry["position"]} * vocab;
+      EXPECT_EQ(std::max_element(row, row + vocab) - row, int64_t{entry["ids"][0]}) << entry["position"];
+      for (size_t i = 0; i < entry["ids"].size(); ++i)
+        EXPECT_NEAR(row[size_t{entry["ids"][i]}], double{entry["logits"][i]},
+                    1e-4 * std::abs(double{entry["logits"][0]}));
+    }
+    ASSERT_EQ(experts.size(), prompt["experts"].size());
+    for (const auto& layer : prompt["experts"]) {
+      EXPECT_EQ(experts.at(layer["layer"]), layer["ids"].get<std::vector<std::vector<int32_t>>>()) << layer["layer"];
+      if (layer.contains("weights_last")) {
+        EXPECT_LE(relative_error(last_weights.at(layer["layer"]).data(), layer["weights_last"]), 1e-4);
+      }
+    }
+  }
+  std::printf("%s on %s: worst relative error of the logits %.2e (bound 1e-4)\n", GetParam().name,
+              GetParam().backend->name, worst);
+}
+
+TEST_P(TransformersGolden, GreedyContinuations) {
+  for (const auto& prompt : golden_["prompts"])
+    EXPECT_EQ(runner_->greedy(prompt["token_ids"], 24), prompt["greedy_24"].get<std::vector<TokenId>>())
+        << prompt["name"];
+}
+
+// Both forms of attention are the same mathematics: computing the whole prompt in the generated role gives the same
+// logits.
+TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
+  const std::vector<TokenId> tokens = golden_["prompts"][3]["token_ids"];
+  const auto size = static_cast<int32_t>(tokens.size());
+  const std::vector<float> logits = runner_->compute(tokens, 0, size, TokenRole::kGenerated);
+  EXPECT_LE(relative_error(logits.data() + int64_t{size - 1} * runner_->config().vocab_size,
+                           golden_["prompts"][3]["logits_last"]),
+            1e-4);
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant"})
+    for (const Backend* backend : runnable_backends())
+      if (std::string_view(backend->name) != "ref") all.push_back({name, backend});
+  all.push_back({"v3_noaux", runnable_backends()[0]});
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, TransformersGolden, testing::ValuesIn(cases()), [](const auto& param_info) {
+  std::string name = fmt::format("{}_{}", param_info.param.name, param_info.param.backend->name);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+}  // namespace
+}  // namespace sluice
