@@ -9,10 +9,10 @@ namespace sluice {
 
 namespace {
 
-// Ends of ranges. Far above any model in sight, and low enough that no product of two of them that the forward pass
-// forms (heads * head_dim, experts * width) leaves 32 bits and no count of bytes leaves 63.
+// Ends of ranges: far above any model in sight, and low enough that heads * head_dim fits 32 bits and that the bytes of
+// the largest model, 2^10 layers * 2^12 experts * 3 matrices * 2^36 weights * 4 bytes, fit 63.
 constexpr int64_t kVocabEnd = int64_t{1} << 24;
-constexpr int64_t kWidthEnd = int64_t{1} << 20;  // hidden_size, intermediate_size, ranks
+constexpr int64_t kWidthEnd = int64_t{1} << 18;  // hidden_size, intermediate_size, ranks
 constexpr int64_t kHeadsEnd = int64_t{1} << 12;
 constexpr int64_t kHeadDimEnd = int64_t{1} << 13;
 constexpr int64_t kLayersEnd = int64_t{1} << 10;
@@ -167,6 +167,17 @@ void check_groups(JsonFields& fields, const ModelConfig& config) {
     refuse("num_experts_per_tok", fmt::format("at most {}, the experts that a token can reach", reachable));
 }
 
+// V2's own code normalises or scales, never both, and does not normalise a single expert's weight. (transformers
+// ignores norm_topk_prob with V2; all released models have false.)
+void settle_v2_weights(ModelConfig& config) {
+  if (!config.norm_topk_prob) return;
+  if (config.num_experts_per_tok > 1) {
+    config.routed_scaling_factor = 1;
+  } else {
+    config.norm_topk_prob = false;
+  }
+}
+
 void read_experts(JsonFields& fields, ModelConfig& config) {
   const bool v3 = config.architecture == Architecture::kDeepSeekV3;
   // Null says "no experts", a missing key says nothing.
@@ -191,6 +202,7 @@ void read_experts(JsonFields& fields, ModelConfig& config) {
   config.norm_topk_prob = v3 ? fields.flag("norm_topk_prob") : fields.flag_or("norm_topk_prob", false);
   config.routed_scaling_factor = v3 ? fields.number("routed_scaling_factor", kPositiveNumber)
                                     : fields.number_or("routed_scaling_factor", 1.0, kPositiveNumber);
+  if (!v3) settle_v2_weights(config);
   check_groups(fields, config);
 }
 

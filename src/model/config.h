@@ -72,7 +72,8 @@ struct ModelConfig {
   int32_t topk_group = 1;
   TopkMethod topk_method = TopkMethod::kGreedy;
   ScoringFunc scoring_func = ScoringFunc::kSoftmax;
-  // V3: divide the chosen weights by their sum, then scale. V2, as its own code does: divide and leave the scaling out.
+  // Divide the chosen weights by their sum; they are multiplied by routed_scaling_factor in any case. V2's own code
+  // does either the one or the other, which parse() turns into these terms.
   bool norm_topk_prob = false;
   double routed_scaling_factor = 1.0;
 

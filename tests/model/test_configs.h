@@ -1,0 +1,125 @@
+// config.json of the released models whose figures are known, and of one that is small enough to write to disk.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+namespace sluice {
+
+inline nlohmann::json yarn_json(double mscale) {
+  return {{"type", "yarn"},
+          {"factor", 40},
+          {"beta_fast", 32},
+          {"beta_slow", 1},
+          {"mscale", mscale},
+          {"mscale_all_dim", mscale},
+          {"original_max_position_embeddings", 4096}};
+}
+
+inline nlohmann::json v2_lite_json() {
+  return {{"model_type", "deepseek_v2"},
+          {"hidden_act", "silu"},
+          {"attention_bias", false},
+          {"vocab_size", 102400},
+          {"hidden_size", 2048},
+          {"num_hidden_layers", 27},
+          {"num_attention_heads", 16},
+          {"num_key_value_heads", 16},
+          {"intermediate_size", 10944},
+          {"moe_intermediate_size", 1408},
+          {"max_position_embeddings", 163840},
+          {"rope_theta", 10000},
+          {"rms_norm_eps", 1e-6},
+          {"tie_word_embeddings", false},
+          {"q_lora_rank", nullptr},
+          {"kv_lora_rank", 512},
+          {"qk_nope_head_dim", 128},
+          {"qk_rope_head_dim", 64},
+          {"v_head_dim", 128},
+          {"n_routed_experts", 64},
+          {"n_shared_experts", 2},
+          {"num_experts_per_tok", 6},
+          {"first_k_dense_replace", 1},
+          {"moe_layer_freq", 1},
+          {"n_group", 1},
+          {"topk_group", 1},
+          {"topk_method", "greedy"},
+          {"scoring_func", "softmax"},
+          {"norm_topk_prob", false},
+          {"routed_scaling_factor", 1.0},
+          {"rope_scaling", yarn_json(0.707)},
+          {"bos_token_id", 100000},
+          {"eos_token_id", 100001}};
+}
+
+inline nlohmann::json v2_json() {
+  nlohmann::json json = v2_lite_json();
+  json.update({{"hidden_size", 5120},
+               {"num_hidden_layers", 60},
+               {"num_attention_heads", 128},
+               {"num_key_value_heads", 128},
+               {"intermediate_size", 12288},
+               {"moe_intermediate_size", 1536},
+               {"q_lora_rank", 1536},
+               {"n_routed_experts", 160},
+               {"n_group", 8},
+               {"topk_group", 3},
+               {"topk_method", "group_limited_greedy"},
+               {"routed_scaling_factor", 16.0},
+               {"rope_scaling", yarn_json(1.0)}});
+  return json;
+}
+
+inline nlohmann::json v3_json() {
+  nlohmann::json json = v2_json();
+  json.update({{"model_type", "deepseek_v3"},
+               {"vocab_size", 129280},
+               {"hidden_size", 7168},
+               {"num_hidden_layers", 61},
+               {"intermediate_size", 18432},
+               {"moe_intermediate_size", 2048},
+               {"n_routed_experts", 256},
+               {"n_shared_experts", 1},
+               {"num_experts_per_tok", 8},
+               {"n_group", 8},
+               {"topk_group", 4},
+               {"topk_method", "noaux_tc"},
+               {"scoring_func", "sigmoid"},
+               {"norm_topk_prob", true},
+               {"routed_scaling_factor", 2.5},
+               {"first_k_dense_replace", 3},
+               {"num_nextn_predict_layers", 1},
+               {"bos_token_id", 0},
+               {"eos_token_id", 1},
+               {"quantization_config",
+                {{"quant_method", "fp8"},
+                 {"fmt", "e4m3"},
+                 {"activation_scheme", "dynamic"},
+                 {"weight_block_size", {128, 128}}}}});
+  return json;
+}
+
+// A dense layer and a MoE layer, a few thousand parameters.
+inline nlohmann::json tiny_json() {
+  nlohmann::json json = v2_lite_json();
+  json.update({{"vocab_size", 24},
+               {"hidden_size", 12},
+               {"num_hidden_layers", 2},
+               {"num_attention_heads", 2},
+               {"num_key_value_heads", 2},
+               {"intermediate_size", 20},
+               {"moe_intermediate_size", 6},
+               {"max_position_embeddings", 64},
+               {"kv_lora_rank", 8},
+               {"qk_nope_head_dim", 4},
+               {"qk_rope_head_dim", 2},
+               {"v_head_dim", 4},
+               {"n_routed_experts", 4},
+               {"n_shared_experts", 1},
+               {"num_experts_per_tok", 2},
+               {"rope_scaling", nullptr},
+               {"bos_token_id", 0},
+               {"eos_token_id", 1}});
+  return json;
+}
+
+}  // namespace sluice
