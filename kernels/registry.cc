@@ -26,33 +26,48 @@ constexpr Backend kRef{
     .latent_attention_absorbed = ref::latent_attention_absorbed,
 };
 
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+// The product backends, fastest first.
+struct Candidate {
+  const Backend* backend;
+  bool (*runs_here)();
+  const char* needs;
+};
+
+constexpr Candidate kCandidates[] = {
+    {&cpu::avx512vnni::kBackend, has_avx512vnni, "AVX-512 F, BW, VL, DQ and VNNI"},
+    {&cpu::avx512::kBackend, has_avx512, "AVX-512 F, BW, VL and DQ"},
+    {&cpu::avx2::kBackend, has_avx2, "AVX2 and FMA"},
+};
+
 }  // namespace
 
 Result<const Backend*> find_backend(std::string_view name) {
+  if (name == "ref") return &kRef;
   const bool any = name == "auto" || name == "cpu";
-  if ((any || name == "cpu-avx512") && has_avx512()) return &cpu::avx512::kBackend;
-  if (name == "cpu-avx512")
-    return failed_precondition("device: cpu-avx512 needs AVX-512 F, BW, VL and DQ, which this machine lacks");
-  if ((any || name == "cpu-avx2") && has_avx2()) return &cpu::avx2::kBackend;
-  if (any || name == "cpu-avx2")
+  for (const Candidate& candidate : kCandidates) {
+    if (!any && name != candidate.backend->name) continue;
+    if (candidate.runs_here()) return candidate.backend;
+    if (!any) return failed_precondition("device: {} needs {}, which this machine lacks", name, candidate.needs);
+  }
+  if (any)
     return failed_precondition(
         "device: {} needs AVX2 and FMA, which this machine lacks; --device ref runs anywhere, slowly", name);
-  if (name == "ref") return &kRef;
-  return invalid_argument("device: expected one of auto, cpu, cpu-avx512, cpu-avx2, ref, found \"{}\"", name);
+  return invalid_argument("device: expected one of auto, cpu, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
+                          name);
 }
 
 std::vector<const Backend*> runnable_backends() {
   std::vector<const Backend*> backends{&kRef};
-  if (has_avx2()) backends.push_back(&cpu::avx2::kBackend);
-  if (has_avx512()) backends.push_back(&cpu::avx512::kBackend);
+  for (const Candidate& candidate : kCandidates)
+    if (candidate.runs_here()) backends.push_back(candidate.backend);
   return backends;
 }
 

@@ -9,8 +9,8 @@
 
 namespace sluice {
 
-// "auto" (the fastest that runs here), "cpu", "cpu-avx512", "cpu-avx2" or "ref". INVALID_ARGUMENT for an unknown name,
-// FAILED_PRECONDITION naming the missing instructions for one that this machine cannot run.
+// "auto" or "cpu" (the fastest that runs here), "cpu-avx512vnni", "cpu-avx512", "cpu-avx2" or "ref". INVALID_ARGUMENT
+// for an unknown name, FAILED_PRECONDITION naming the missing instructions for one that this machine cannot run.
 Result<const Backend*> find_backend(std::string_view name);
 
 // All that can run here, the oracle first; what tests iterate over.

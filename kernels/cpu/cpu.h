@@ -12,5 +12,8 @@ extern const Backend kBackend;
 namespace avx512 {
 extern const Backend kBackend;
 }
+namespace avx512vnni {
+extern const Backend kBackend;
+}
 
 }  // namespace sluice::cpu

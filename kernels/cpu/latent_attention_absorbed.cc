@@ -53,9 +53,7 @@ struct Plan {
   int64_t workspace_size() const { return kTileKeys * width + 2 * kTileKeys * padded_heads() + padded_heads(); }
 };
 
-int64_t partitions_of(int32_t position) {
-  return position / kPartitionKeys + 1;
-}
+int64_t partitions_of(int32_t position) { return position / kPartitionKeys + 1; }
 
 Plan make_plan(const LatentAttentionArgs& args, OpContext& context) {
   Plan plan{

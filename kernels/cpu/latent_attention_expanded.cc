@@ -23,9 +23,7 @@ constexpr int32_t kTileKeys = kPageTokens;
 constexpr int64_t kKeyPanels = kTileKeys / kLanes;
 constexpr float kClosed = -std::numeric_limits<float>::infinity();
 
-int64_t round_up(int64_t count) {
-  return (count + kLanes - 1) / kLanes * kLanes;
-}
+int64_t round_up(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 // One thread's memory, in floats; laid out in this order.
 struct Workspace {

@@ -10,9 +10,7 @@
 
 namespace sluice::cpu::SLUICE_ISA {
 
-inline int64_t element_bytes(const LatentCache& cache) {
-  return cache.dtype == DType::kF32 ? 4 : 2;
-}
+inline int64_t element_bytes(const LatentCache& cache) { return cache.dtype == DType::kF32 ? 4 : 2; }
 
 inline std::byte* entry_address(const LatentCache& cache, const PageId* pages, int32_t position, int64_t width) {
   return cache.base + value(pages[position / kPageTokens]) * cache.page_stride +

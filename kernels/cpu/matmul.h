@@ -12,9 +12,7 @@
 
 namespace sluice::cpu::SLUICE_ISA {
 
-inline int64_t num_panels(const Weight& weight) {
-  return (weight.rows + kLanes - 1) / kLanes;
-}
+inline int64_t num_panels(const Weight& weight) { return (weight.rows + kLanes - 1) / kLanes; }
 
 // Calls body(TileWeights<T>) with the weight's element type, starting at panel `panel_begin`.
 template <typename Body>

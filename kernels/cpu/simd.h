@@ -16,53 +16,25 @@ struct F32x16 {
   __m512 v;
 };
 
-inline F32x16 zero() {
-  return {_mm512_setzero_ps()};
-}
-inline F32x16 broadcast(float value) {
-  return {_mm512_set1_ps(value)};
-}
-inline F32x16 load(const float* p) {
-  return {_mm512_loadu_ps(p)};
-}
-inline void store(float* p, F32x16 a) {
-  _mm512_storeu_ps(p, a.v);
-}
+inline F32x16 zero() { return {_mm512_setzero_ps()}; }
+inline F32x16 broadcast(float value) { return {_mm512_set1_ps(value)}; }
+inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
 // Lanes [0, count); the rest reads as 0 and is not written.
-inline __mmask16 first(int64_t count) {
-  return static_cast<__mmask16>((1u << count) - 1);
-}
-inline F32x16 load_first(const float* p, int64_t count) {
-  return {_mm512_maskz_loadu_ps(first(count), p)};
-}
-inline void store_first(float* p, F32x16 a, int64_t count) {
-  _mm512_mask_storeu_ps(p, first(count), a.v);
-}
+inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+inline F32x16 load_first(const float* p, int64_t count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
+inline void store_first(float* p, F32x16 a, int64_t count) { _mm512_mask_storeu_ps(p, first(count), a.v); }
 inline F32x16 load_bf16(const uint16_t* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
-inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
-  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
-}
-inline F32x16 operator+(F32x16 a, F32x16 b) {
-  return {_mm512_add_ps(a.v, b.v)};
-}
-inline F32x16 operator-(F32x16 a, F32x16 b) {
-  return {_mm512_sub_ps(a.v, b.v)};
-}
-inline F32x16 operator*(F32x16 a, F32x16 b) {
-  return {_mm512_mul_ps(a.v, b.v)};
-}
-inline F32x16 operator/(F32x16 a, F32x16 b) {
-  return {_mm512_div_ps(a.v, b.v)};
-}
-inline F32x16 max(F32x16 a, F32x16 b) {
-  return {_mm512_max_ps(a.v, b.v)};
-}
-inline F32x16 min(F32x16 a, F32x16 b) {
-  return {_mm512_min_ps(a.v, b.v)};
-}
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 round_even(F32x16 a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -75,12 +47,34 @@ inline F32x16 exp2_integral(F32x16 n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
-inline __m256 low(F32x16 a) {
-  return _mm512_castps512_ps256(a.v);
+inline F32x16 load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-inline __m256 high(F32x16 a) {
-  return _mm512_extractf32x8_ps(a.v, 1);
+
+// Sixteen int32 lanes, or the same register as 64 bytes.
+struct I32x16 {
+  __m512i v;
+};
+
+inline I32x16 broadcast_i32(int32_t value) { return {_mm512_set1_epi32(value)}; }
+inline I32x16 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline I32x16 low_nibbles(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline I32x16 high_nibbles(I32x16 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+// acc[lane] += sum over i in [0, 4) of u[4 lane + i] * s[4 lane + i]: u unsigned, s signed bytes.
+#if defined(__AVX512VNNI__)
+inline I32x16 dot4(I32x16 acc, I32x16 u, I32x16 s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
+#else
+inline I32x16 dot4(I32x16 acc, I32x16 u, I32x16 s) {
+  // In 16 bits even and odd bytes apart: maddubs would saturate on 8-bit weights.
+  const __m512i mask = _mm512_set1_epi16(255);
+  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, mask), _mm512_srai_epi16(_mm512_slli_epi16(s.v, 8), 8));
+  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u.v, 8), _mm512_srai_epi16(s.v, 8));
+  return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
 }
+#endif
+inline __m256 low(F32x16 a) { return _mm512_castps512_ps256(a.v); }
+inline __m256 high(F32x16 a) { return _mm512_extractf32x8_ps(a.v, 1); }
 
 #else
 
@@ -88,15 +82,9 @@ struct F32x16 {
   __m256 lo, hi;
 };
 
-inline F32x16 zero() {
-  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
-}
-inline F32x16 broadcast(float value) {
-  return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
-}
-inline F32x16 load(const float* p) {
-  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
-}
+inline F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline F32x16 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
   _mm256_storeu_ps(p + 8, a.hi);
@@ -117,30 +105,16 @@ inline __m256 widen_bf16(const uint16_t* p) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
-inline F32x16 load_bf16(const uint16_t* p) {
-  return {widen_bf16(p), widen_bf16(p + 8)};
-}
+inline F32x16 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
-inline F32x16 operator+(F32x16 a, F32x16 b) {
-  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
-}
-inline F32x16 operator-(F32x16 a, F32x16 b) {
-  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
-}
-inline F32x16 operator*(F32x16 a, F32x16 b) {
-  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
-}
-inline F32x16 operator/(F32x16 a, F32x16 b) {
-  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
-}
-inline F32x16 max(F32x16 a, F32x16 b) {
-  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
-}
-inline F32x16 min(F32x16 a, F32x16 b) {
-  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
-}
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline F32x16 round_even(F32x16 a) {
   constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
@@ -153,15 +127,40 @@ inline __m256 exp2_integral(__m256 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
-inline F32x16 exp2_integral(F32x16 n) {
-  return {exp2_integral(n.lo), exp2_integral(n.hi)};
+inline F32x16 exp2_integral(F32x16 n) { return {exp2_integral(n.lo), exp2_integral(n.hi)}; }
+inline F32x16 load_f16(const uint16_t* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
-inline __m256 low(F32x16 a) {
-  return a.lo;
+
+struct I32x16 {
+  __m256i lo, hi;
+};
+
+inline I32x16 broadcast_i32(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+inline I32x16 load_bytes(const void* p) {
+  const auto* halves = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
 }
-inline __m256 high(F32x16 a) {
-  return a.hi;
+inline I32x16 low_nibbles(I32x16 a) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
 }
+inline I32x16 high_nibbles(I32x16 a) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(_mm256_srli_epi16(a.lo, 4), mask), _mm256_and_si256(_mm256_srli_epi16(a.hi, 4), mask)};
+}
+inline F32x16 to_f32(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline __m256i dot4(__m256i acc, __m256i u, __m256i s) {
+  // In 16 bits even and odd bytes apart: maddubs would saturate on 8-bit weights.
+  const __m256i mask = _mm256_set1_epi16(255);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, mask), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+inline I32x16 dot4(I32x16 acc, I32x16 u, I32x16 s) { return {dot4(acc.lo, u.lo, s.lo), dot4(acc.hi, u.hi, s.hi)}; }
+inline __m256 low(F32x16 a) { return a.lo; }
+inline __m256 high(F32x16 a) { return a.hi; }
 
 #endif
 
@@ -185,7 +184,8 @@ inline float reduce_max(F32x16 a) {
 // it is e^88; attention and silu need nothing beyond.
 inline F32x16 exp(F32x16 x) {
   const F32x16 floor_x = broadcast(-87.3f);
-  const F32x16 clamped = min(max(x, floor_x), broadcast(88.0f));
+  // x second: the instructions return their second operand if one is NaN, and a broken row must show as such.
+  const F32x16 clamped = min(broadcast(88.0f), max(floor_x, x));
   const F32x16 n = round_even(clamped * broadcast(1.44269504f));
   // ln 2 in two parts: the first has 9 significant bits, so n * part is exact.
   F32x16 r = fma(n, broadcast(-0.693359375f), clamped);

@@ -30,12 +30,8 @@ constexpr int kTilePanels = 1;
 constexpr int kVectorPanels = 4;
 #endif
 
-inline F32x16 load_weight(const float* w) {
-  return load(w);
-}
-inline F32x16 load_weight(const uint16_t* w) {
-  return load_bf16(w);
-}
+inline F32x16 load_weight(const float* w) { return load(w); }
+inline F32x16 load_weight(const uint16_t* w) { return load_bf16(w); }
 
 template <typename T>
 struct TileWeights {

@@ -1,23 +1,53 @@
 // y = x W^T with W row-major [outputs, inputs]; one fma chain per output in ascending k, which is also the definition
 // of the bits for f32 and bf16 weights on every CPU path.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
+
+#include "sluice/quantize.h"
 
 #include "kernels/ref/ref.h"
 
 namespace sluice::ref {
 
-bool supports(WeightFormat format) {
-  return format == WeightFormat::kF32 || format == WeightFormat::kBF16;
+bool supports(WeightFormat format) { return format != WeightFormat::kAuto; }
+
+// Quantised rows: [cols] int8 codes, then [groups] f32 scales.
+int64_t packed_bytes(WeightFormat format, int64_t rows, int64_t cols) {
+  if (!is_quantized(format)) return weight_bytes(format, rows, cols);
+  return rows * (cols + cols / group_size(format, cols) * 4);
 }
 
-int64_t packed_bytes(WeightFormat format, int64_t rows, int64_t cols) {
-  return weight_bytes(format, rows, cols);
+namespace {
+
+struct QuantizedRow {
+  int8_t* codes;  // [cols]
+  float* scales;  // [groups]
+};
+
+QuantizedRow quantized_row(const Weight& shape, const std::byte* packed, int64_t row) {
+  const int64_t groups = shape.cols / group_size(shape.format, shape.cols);
+  auto* base = const_cast<std::byte*>(packed) + row * (shape.cols + groups * 4);
+  return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(base + shape.cols)};
 }
+
+void pack_quantized(const Weight& shape, int64_t row, const float* source, std::byte* packed) {
+  const int32_t group = group_size(shape.format, shape.cols);
+  const QuantizedRow target = quantized_row(shape, packed, row);
+  for (int64_t k = 0; k < shape.cols; k += group)
+    target.scales[k / group] = quantize_weights(source + k, group, code_bits(shape.format), target.codes + k);
+}
+
+}  // namespace
 
 void pack(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
   const int64_t begin = row_begin * shape.cols;
   const int64_t count = num_rows * shape.cols;
+  if (is_quantized(shape.format)) {
+    for (int64_t r = 0; r < num_rows; ++r) pack_quantized(shape, row_begin + r, source + r * shape.cols, packed);
+    return;
+  }
   if (shape.format == WeightFormat::kF32) {
     std::memcpy(packed + begin * 4, source, static_cast<size_t>(count) * 4);
     return;
@@ -28,6 +58,10 @@ void pack(const Weight& shape, int64_t row_begin, int64_t num_rows, const float*
 }
 
 float weight_at(const Weight& weight, int64_t row, int64_t col) {
+  if (is_quantized(weight.format)) {
+    const QuantizedRow source = quantized_row(weight, weight.data, row);
+    return source.scales[col / group_size(weight.format, weight.cols)] * static_cast<float>(source.codes[col]);
+  }
   const int64_t index = row * weight.cols + col;
   if (weight.format == WeightFormat::kF32) return reinterpret_cast<const float*>(weight.data)[index];
   return bf16_to_f32(reinterpret_cast<const uint16_t*>(weight.data)[index]);
@@ -35,10 +69,29 @@ float weight_at(const Weight& weight, int64_t row, int64_t col) {
 
 namespace {
 
+// One output by the formula of sluice/quantize.h.
+float quantized_dot(const float* x, const Weight& weight, int64_t row) {
+  const int32_t group = group_size(weight.format, weight.cols);
+  const QuantizedRow w = quantized_row(weight, weight.data, row);
+  std::vector<int8_t> codes(static_cast<size_t>(group));
+  float sum = 0;
+  for (int64_t k = 0; k < weight.cols; k += group) {
+    const float x_scale = quantize_activations(x + k, group, codes.data());
+    int32_t dot = 0;
+    for (int32_t i = 0; i < group; ++i) dot += w.codes[k + i] * codes[static_cast<size_t>(i)];
+    sum = std::fma(static_cast<float>(dot), w.scales[k / group] * x_scale, sum);
+  }
+  return sum;
+}
+
 void multiply_row(const float* x, const Weight& weight, float* y, bool add) {
   for (int64_t n = 0; n < weight.rows; ++n) {
     float sum = 0;
-    for (int64_t k = 0; k < weight.cols; ++k) sum = std::fma(x[k], weight_at(weight, n, k), sum);
+    if (is_quantized(weight.format)) {
+      sum = quantized_dot(x, weight, n);
+    } else {
+      for (int64_t k = 0; k < weight.cols; ++k) sum = std::fma(x[k], weight_at(weight, n, k), sum);
+    }
     y[n] = add ? y[n] + sum : sum;
   }
 }

@@ -40,10 +40,23 @@ class RequestFlags {
   // Fills sampling, stop, num_logprobs from the model's defaults and the flags; validated.
   Status apply(const ModelInfo& info, Request& request) const;
 
-  int32_t max_tokens_or(int32_t fallback) const { return max_tokens_.value_or(fallback); }
+  // The same as messages of the native service: only the given flags are set.
+  template <typename Sampling, typename Stopping>
+  void fill(Sampling& sampling, Stopping& stopping) const {
+    if (temperature_) sampling.set_temperature(*temperature_);
+    if (top_k_) sampling.set_top_k(*top_k_);
+    if (top_p_) sampling.set_top_p(*top_p_);
+    if (min_p_) sampling.set_min_p(*min_p_);
+    if (repetition_penalty_) sampling.set_repetition_penalty(*repetition_penalty_);
+    if (presence_penalty_) sampling.set_presence_penalty(*presence_penalty_);
+    if (frequency_penalty_) sampling.set_frequency_penalty(*frequency_penalty_);
+    if (seed_) sampling.set_seed(static_cast<int64_t>(*seed_));
+    if (max_tokens_) stopping.set_max_tokens(*max_tokens_);
+    if (min_tokens_) stopping.set_min_tokens(*min_tokens_);
+    if (ignore_eos_) stopping.set_ignore_eos(true);
+  }
 
  private:
-  friend struct ClientFlags;
   std::optional<int32_t> max_tokens_, top_k_, min_tokens_;
   std::optional<float> temperature_, top_p_, min_p_, repetition_penalty_, presence_penalty_, frequency_penalty_;
   std::optional<uint64_t> seed_;

@@ -26,11 +26,7 @@ void catch_interrupts() {
   sigaction(SIGINT, &action, nullptr);  // without SA_RESTART: a read at the prompt returns
 }
 
-bool interrupted() {
-  return g_interrupted != 0;
-}
-void reset_interrupt() {
-  g_interrupted = 0;
-}
+bool interrupted() { return g_interrupted != 0; }
+void reset_interrupt() { g_interrupted = 0; }
 
 }  // namespace sluice

@@ -57,6 +57,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace sluice
 
-int main(int argc, char** argv) {
-  return sluice::run(argc, argv);
-}
+int main(int argc, char** argv) { return sluice::run(argc, argv); }

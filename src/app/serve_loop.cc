@@ -14,8 +14,13 @@ constexpr Duration kIdleWait = std::chrono::milliseconds(50);
 ServeLoop::ServeLoop(LoadedModel& loaded, const Options& options, RequestQueue& queue, TokenSink& sink)
     : queue_(queue),
       core_(loaded, options, sink,
-            {.trace = {}, .left_waiting = [this](int64_t num_tokens) { queue_.release(num_tokens); }}),
-      thread_([this] { run(); }) {}
+            {.trace = {}, .left_waiting = [this](int64_t num_tokens) { queue_.release(num_tokens); }}) {}
+
+Status ServeLoop::start(const Options& options) {
+  SLUICE_RETURN_IF_ERROR(core_.open_disk(options));
+  thread_ = std::thread([this] { run(); });
+  return {};
+}
 
 ServeLoop::~ServeLoop() {
   queue_.close();
@@ -29,7 +34,7 @@ bool ServeLoop::drain(Duration grace) {
   while (!idle_ && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   const bool complete = idle_;
   stopping_ = true;
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
   return complete;
 }
 
@@ -74,6 +79,7 @@ void ServeLoop::run() {
   // Whoever still waits or runs hears that it is over.
   for (Command& command : queue_.drain(Duration{})) apply(command);
   core_.scheduler().cancel_all(unavailable("the server is shutting down"));
+  core_.cache().flush_disk();
   publish_snapshot(began, busy);
 }
 

@@ -25,6 +25,8 @@ struct LoopSnapshot {
 class ServeLoop {
  public:
   ServeLoop(LoadedModel& loaded, const Options& options, RequestQueue& queue, TokenSink& sink);
+  // Opens the disk tier if the options name one, then starts the thread. Once.
+  Status start(const Options& options);
   // Stops at once; running answers end with kCancelled.
   ~ServeLoop();
 
@@ -45,7 +47,7 @@ class ServeLoop {
   std::atomic<bool> idle_{false};
   mutable std::mutex snapshot_mutex_;
   LoopSnapshot snapshot_;
-  std::thread thread_;  // last: starts when everything else is there
+  std::thread thread_;
 };
 
 }  // namespace sluice

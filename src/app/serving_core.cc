@@ -1,5 +1,7 @@
 #include "app/serving_core.h"
 
+#include "app/model_fingerprint.h"
+
 namespace sluice {
 
 namespace {
@@ -14,19 +16,40 @@ SchedulerOptions scheduler_options(const LoadedModel& loaded, const Options& opt
   return result;
 }
 
+CacheOptions cache_options(const LoadedModel& loaded, const Options& options) {
+  const int64_t page_bytes = loaded.model->kv_layout().bytes_per_page();
+  return {.num_pages = loaded.num_pages,
+          .enabled = options.cache_enabled,
+          .reuse_generated = options.cache_reuse_generated,
+          .num_host_pages = static_cast<int32_t>((options.cache_host_mib << 20) / page_bytes),
+          .page_bytes = page_bytes};
+}
+
 }  // namespace
 
 ServingCore::ServingCore(LoadedModel& loaded, const Options& options, TokenSink& sink, SchedulerHooks hooks)
-    : cache_({.num_pages = loaded.num_pages,
-              .enabled = options.cache_enabled,
-              .reuse_generated = options.cache_reuse_generated}),
+    : loaded_(loaded),
+      cache_(cache_options(loaded, options)),
       scheduler_(scheduler_options(loaded, options), cache_, sink, std::move(hooks)),
       executor_(*loaded.model, loaded.context(), loaded.num_pages) {}
+
+Status ServingCore::open_disk(const Options& options) {
+  if (options.cache_disk.empty()) return {};
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t model_hash,
+                          model_fingerprint(loaded_.directory, loaded_.info.weights, options.random_weights));
+  const KvLayout layout = loaded_.model->kv_layout();
+  return cache_.open_disk({.folder = options.cache_disk,
+                           .max_bytes = options.cache_disk_mib << 20,
+                           .page_bytes = layout.bytes_per_page(),
+                           .model_hash = model_hash,
+                           .layout_hash = layout_fingerprint(layout, options.cache_dtype)});
+}
 
 bool ServingCore::step() {
   const StepPlan& plan = scheduler_.plan(clock_.now());
   if (plan.empty()) return false;
-  scheduler_.commit(executor_.run(plan), clock_.now());
+  StepResult result = executor_.run(plan);
+  scheduler_.commit(std::move(result), clock_.now());  // the time after the step, not before
 #ifndef NDEBUG
   scheduler_.check_invariants();
   cache_.check_invariants();

@@ -14,6 +14,9 @@ class ServingCore {
   // `loaded` and `sink` outlive the core.
   ServingCore(LoadedModel& loaded, const Options& options, TokenSink& sink, SchedulerHooks hooks = {});
 
+  // Opens the disk tier if the options name one; before the first request.
+  Status open_disk(const Options& options);
+
   // One step; false when there was nothing to do. Debug builds check the invariants of scheduler and cache after it.
   bool step();
 
@@ -22,6 +25,7 @@ class ServingCore {
   ActivationCache& cache() { return cache_; }
 
  private:
+  LoadedModel& loaded_;
   SteadyClock clock_;
   ActivationCache cache_;
   Scheduler scheduler_;

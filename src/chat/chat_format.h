@@ -1,7 +1,9 @@
 // From a list of messages to the exact prompt a model was trained on. Owns the layouts of the known families and the
-// fingerprints by which a checkpoint's own `chat_template` is recognised; runs no Jinja. Called by server threads.
+// fingerprints by which a checkpoint's own `chat_template` is recognised; runs no Jinja and makes no token ids. Called
+// by server threads and offline tools; pure functions, any thread.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,19 +15,20 @@ namespace sluice {
 
 enum class ChatFormat : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekR1, kDeepSeekV31 };
 
-const char* name(ChatFormat format);                         // "deepseek-v2", "-v3", "-r1", "-v3.1"
-Result<ChatFormat> parse_chat_format(std::string_view text); // INVALID_ARGUMENT lists the known names
+const char* name(ChatFormat format);                          // "deepseek-v2", "-v3", "-r1", "-v3.1"
+Result<ChatFormat> parse_chat_format(std::string_view text);  // INVALID_ARGUMENT lists the known names
 
-// Recognises a checkpoint's chat_template. FAILED_PRECONDITION with the known list for an unknown or empty one.
+// Recognises a checkpoint's chat_template: by its hash if we know that very text, else by literal features.
+// FAILED_PRECONDITION with the known list for an unknown or empty one.
 Result<ChatFormat> detect_chat_format(std::string_view chat_template);
 
 struct ChatOptions {
-  bool thinking = false;  // V3.1: open with <think> instead of </think>
+  bool thinking = false;  // V3.1: open with <think> instead of </think>; the other formats have one opening only
 };
 
-// The prompt up to where the model's answer begins, begin-of-sequence token included. INVALID_ARGUMENT for an empty
-// list, a system message after the first turn where the format has no place for it, or a conversation that does not
-// end with a user message.
+// The prompt up to where the model's answer begins, begin-of-sequence token included; what the family's template makes
+// of `messages` with add_generation_prompt. System messages may stand anywhere: V2 writes them where they stand, the
+// others collect them in front. INVALID_ARGUMENT for an empty list or one that does not end with a user message.
 Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vector<ChatMessage>& messages,
                                              const ChatOptions& options);
 

@@ -62,7 +62,9 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 }
 
 OptionSpec weights_option() {
-  return {"weights", "weight format in memory: auto, f32, bf16 (auto keeps F32 checkpoints in f32, others in bf16)",
+  return {"weights",
+          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64 or int4-g128 (auto: F32 checkpoints f32, "
+          "others bf16)",
           [](Options& options, const std::string& value) -> Status {
             SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
             return {};
@@ -88,7 +90,7 @@ std::vector<OptionSpec> make_table() {
       text("model", "directory of a Hugging Face checkpoint; empty serves the bundled demo model", &Options::model),
       text("name", "the model's name for clients; empty takes the directory's", &Options::name),
       weights_option(),
-      text("device", "auto, cpu, cpu-avx512, cpu-avx2 or ref (the slow oracle)", &Options::device),
+      text("device", "auto, cpu, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle)", &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
       choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
@@ -104,6 +106,11 @@ std::vector<OptionSpec> make_table() {
                   &Options::cache_enabled),
       flag_option("cache.reuse_generated", "let a next turn reuse the pages of the answer before it",
                   &Options::cache_reuse_generated),
+      number<int64_t>("cache.host_mib", "memory for pages that had to leave the cache, in MiB; 0 drops them",
+                      &Options::cache_host_mib, 0, int64_t{1} << 32),
+      text("cache.disk", "folder for pages that were found again, so that they survive a restart; needs cache.host_mib",
+           &Options::cache_disk),
+      number<int64_t>("cache.disk_mib", "size of that folder in MiB", &Options::cache_disk_mib, 1, int64_t{1} << 40),
       number("scheduler.max_batch_tokens", "tokens computed in one step, prompts and answers together",
              &Options::max_batch_tokens, 64, 65536),
       number("scheduler.max_running", "sequences that run at once", &Options::max_running, 1, 65536),
@@ -158,9 +165,7 @@ Status apply_node(const std::string& file, const YAML::Node& node, const std::st
 
 }  // namespace
 
-std::string OptionSpec::flag() const {
-  return "--" + replaced(key, "._", '-');
-}
+std::string OptionSpec::flag() const { return "--" + replaced(key, "._", '-'); }
 
 std::string OptionSpec::variable() const {
   std::string text = "SLUICE_" + replaced(key, ".", '_');

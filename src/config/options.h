@@ -31,6 +31,9 @@ struct Options {
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
   bool cache_enabled = true;
   bool cache_reuse_generated = true;
+  int64_t cache_host_mib = 0;  // second tier: evicted pages; 0: none
+  std::string cache_disk;      // third tier: a folder; empty: none. Survives a restart
+  int64_t cache_disk_mib = 4096;
   // scheduler
   int32_t max_batch_tokens = 512;
   int32_t max_running = 256;

@@ -21,9 +21,7 @@ constexpr int64_t kMaxIndexBytes = int64_t{64} << 20;  // DeepSeek-V3's 90,000 t
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
 
-int64_t ceil_divide(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF8E4M3;
@@ -158,9 +156,7 @@ Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 Checkpoint::~Checkpoint() = default;
 
-bool Checkpoint::has(const std::string& name) const {
-  return impl_->find(name) != nullptr;
-}
+bool Checkpoint::has(const std::string& name) const { return impl_->find(name) != nullptr; }
 
 Status Checkpoint::expect(const std::string& name, const Shape& shape) const {
   const Impl::Entry* entry = impl_->find(name);
@@ -235,9 +231,7 @@ void Checkpoint::Impl::apply_scales(const TensorView& scales, int64_t row_begin,
   }
 }
 
-DType Checkpoint::dtype(const std::string& name) const {
-  return impl_->at(name).view.dtype;
-}
+DType Checkpoint::dtype(const std::string& name) const { return impl_->at(name).view.dtype; }
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;

@@ -30,8 +30,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
     SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
   const WeightFormat weights = resolve(options.weights, checkpoint);
   if (!backend.supports(weights))
-    return failed_precondition("weights: {} is not supported on device {}; auto, f32 and bf16 are", name(weights),
-                               backend.name);
+    return failed_precondition("weights: {} is not supported on device {}", name(weights), backend.name);
   std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, weights));
   WeightLoader loader(checkpoint, backend, weights, context, options.progress);
   model->load_weights(loader);

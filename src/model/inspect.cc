@@ -21,9 +21,7 @@ Use use_of(const TensorSpec& spec) {
   return Use::kMatrix;
 }
 
-bool is_quantizable(Use use) {
-  return use == Use::kExpert || use == Use::kMatrix;
-}
+bool is_quantizable(Use use) { return use == Use::kExpert || use == Use::kMatrix; }
 
 int64_t bytes_in(WeightFormat format, const TensorSpec& spec) {
   if (is_quantizable(use_of(spec))) return weight_bytes(format, spec.shape[0], spec.shape[1]);
@@ -75,9 +73,7 @@ std::string short_flop(double count) {
   return count >= 1e9 ? fmt::format("{:.2f} GFLOP", count / 1e9) : fmt::format("{:.2f} MFLOP", count / 1e6);
 }
 
-std::string line(const std::string& label, const std::string& value) {
-  return fmt::format("{:<24}{}\n", label, value);
-}
+std::string line(const std::string& label, const std::string& value) { return fmt::format("{:<24}{}\n", label, value); }
 
 std::string experts_text(const ModelReport& r) {
   if (r.num_moe_layers == 0) return "none";

@@ -157,9 +157,7 @@ bool JsonFields::flag(const char* key) {
   return false;
 }
 
-bool JsonFields::flag_or(const char* key, bool fallback) {
-  return has(key) ? flag(key) : fallback;
-}
+bool JsonFields::flag_or(const char* key, bool fallback) { return has(key) ? flag(key) : fallback; }
 
 std::string JsonFields::text(const char* key) {
   const nlohmann::json* value = find(key);

@@ -47,9 +47,9 @@ LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, Weigh
     k_up_t.push_back(loader.transposed(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
     v_up.push_back(loader.slice(kv_b, row + config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank));
   }
-  k_up_ = loader.pack(k_up);
-  k_up_t_ = loader.pack(k_up_t);
-  v_up_ = loader.pack(v_up);
+  k_up_ = loader.pack_wide(k_up);
+  k_up_t_ = loader.pack_wide(k_up_t);
+  v_up_ = loader.pack_wide(v_up);
   o_proj_ = loader.pack({loader.tensor(prefix + "o_proj.weight", config.hidden_size, heads * config.v_head_dim)});
 }
 

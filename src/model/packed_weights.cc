@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sluice/quantize.h"
+
 namespace sluice {
 
 namespace {
@@ -46,8 +48,10 @@ RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, i
           }};
 }
 
-PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) {
-  return pack_as(sources, format_);
+PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) { return pack_as(sources, format_); }
+
+PackedMatrices WeightLoader::pack_wide(const std::vector<RowSource>& sources) {
+  return pack_as(sources, is_quantized(format_) ? WeightFormat::kBF16 : format_);
 }
 
 PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, DType on_disk) {
@@ -57,6 +61,7 @@ PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, D
 PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
   PackedMatrices packed;
   const int64_t rows = sources[0].rows, cols = sources[0].cols;
+  format = storage_format(format, cols);
   const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
   packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {

@@ -8,9 +8,7 @@ namespace sluice {
 
 namespace {
 
-double yarn_mscale(double factor, double m) {
-  return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0;
-}
+double yarn_mscale(double factor, double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1.0; }
 
 double attention_factor(const YarnConfig& yarn) {
   if (yarn.attention_factor) return *yarn.attention_factor;

@@ -197,9 +197,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   std::string error_;
 };
 
-std::string dims_text(const std::vector<uint64_t>& dims) {
-  return fmt::format("[{}]", fmt::join(dims, ", "));
-}
+std::string dims_text(const std::vector<uint64_t>& dims) { return fmt::format("[{}]", fmt::join(dims, ", ")); }
 
 // The entry as a view into `data`, its own numbers checked: shape * dtype == end - begin <= data.
 Result<TensorView> to_view(const std::string& name_in_file, const Entry& entry, std::span<const std::byte> data,

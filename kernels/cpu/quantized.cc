@@ -1,0 +1,98 @@
+// Packing of quantised weights, and the quantisation of activations.
+#include "kernels/cpu/quantized.h"
+
+#include <cmath>
+
+namespace sluice::cpu::SLUICE_ISA {
+
+namespace {
+
+constexpr int32_t kMaxGroup = 128;
+
+// Values a thread should have to itself before another is worth waking (a few us of work).
+constexpr int64_t kGrainValues = 1 << 15;
+
+// Same rounding as quantize_activations (sluice/quantize.h), 16 at a time. Groups are multiples of 32.
+void quantize_group(const float* x, int32_t group, int32_t excess, int8_t* codes, float* scale, int32_t* start) {
+  F32x16 peaks = zero();
+  for (int32_t i = 0; i < group; i += kLanes) peaks = max(peaks, max(load(x + i), zero() - load(x + i)));
+  const float peak = reduce_max(peaks);
+  const F32x16 inverse = broadcast(peak > 0 ? 127.0f / peak : 0.0f);
+  *scale = peak > 0 ? peak / 127.0f : 0.0f;
+  int32_t sum = 0;
+  alignas(64) float rounded[kMaxGroup];
+  for (int32_t i = 0; i < group; i += kLanes) store(rounded + i, round_even(load(x + i) * inverse));
+  for (int32_t i = 0; i < group; ++i) {
+    const auto code = static_cast<int32_t>(rounded[i]);
+    codes[i] = static_cast<int8_t>(code);
+    sum += code;
+  }
+  *start = -excess * sum;
+}
+
+size_t padded(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
+
+}  // namespace
+
+int64_t quantized_packed_bytes(const Weight& shape) {
+  return (shape.rows + kLanes - 1) / kLanes * PanelShape(shape).bytes();
+}
+
+void pack_quantized(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
+  const PanelShape panel_shape(shape);
+  const int32_t group = panel_shape.group;
+  int8_t codes[kMaxGroup];
+  for (int64_t r = 0; r < (num_rows + kLanes - 1) / kLanes * kLanes; ++r) {
+    const int64_t lane = (row_begin + r) % kLanes;
+    std::byte* panel = packed + (row_begin + r) / kLanes * panel_shape.bytes();
+    auto* bytes = reinterpret_cast<uint8_t*>(panel);
+    auto* scales = reinterpret_cast<uint16_t*>(panel + panel_shape.code_bytes());
+    for (int64_t g = 0; g < panel_shape.groups(); ++g) {
+      float scale = 0;
+      if (r < num_rows) {
+        scale = quantize_weights(source + r * shape.cols + g * group, group, panel_shape.bits, codes);
+      } else {
+        std::fill_n(codes, group, int8_t{0});  // rows that pad the last panel
+      }
+      scales[g * kLanes + lane] = f32_to_f16(scale);
+      for (int32_t i = 0; i < group; ++i) {
+        const int64_t k = g * group + i;
+        if (panel_shape.bits == 8) {
+          bytes[k / 4 * 64 + lane * 4 + k % 4] = static_cast<uint8_t>(codes[i] + 128);
+          continue;
+        }
+        uint8_t& byte = bytes[k / 8 * 64 + lane * 4 + k % 4];
+        const auto nibble = static_cast<uint8_t>(codes[i] + 8);
+        byte = k % 8 < 4 ? nibble : static_cast<uint8_t>(byte | nibble << 4);
+      }
+    }
+  }
+}
+
+size_t quantized_rows_bytes(const Weight& shape, int64_t rows) {
+  const PanelShape panel_shape(shape);
+  return padded(rows * shape.cols) + 2 * padded(rows * panel_shape.groups() * 4);
+}
+
+QuantizedRows quantize_rows(const Weight& shape, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
+                            ThreadTeam& team) {
+  const PanelShape panel_shape(shape);
+  QuantizedRows result{.cols = shape.cols, .group = panel_shape.group};
+  result.codes = reinterpret_cast<int8_t*>(memory);
+  memory += padded(rows * shape.cols);
+  result.scales = reinterpret_cast<float*>(memory);
+  memory += padded(rows * panel_shape.groups() * 4);
+  result.starts = reinterpret_cast<int32_t*>(memory);
+  const int32_t excess = panel_shape.bits == 4 ? 8 : 128;
+  const int64_t grain = std::max<int64_t>(1, kGrainValues / shape.cols);
+  team.parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t g = 0; g < panel_shape.groups(); ++g)
+        quantize_group(x + row * x_stride + g * panel_shape.group, panel_shape.group, excess,
+                       result.codes + row * shape.cols + g * panel_shape.group,
+                       result.scales + row * panel_shape.groups() + g, result.starts + row * panel_shape.groups() + g);
+  });
+  return result;
+}
+
+}  // namespace sluice::cpu::SLUICE_ISA

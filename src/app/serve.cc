@@ -1,0 +1,123 @@
+// `sluice serve`: the server from start to drain. Threads: this one waits for signals; the loop thread computes; the
+// front end has its detokeniser thread; gRPC brings its own.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "sluice/log.h"
+
+#include "app/commands.h"
+#include "app/serve_loop.h"
+#include "server/grpc_server.h"
+
+namespace sluice {
+
+namespace {
+
+struct ServeCommand {
+  OptionFlags options;
+
+  Status run();
+};
+
+// SIGTERM and SIGINT are taken by wait_for_signal() alone; blocked before any thread starts, so that all inherit it.
+sigset_t block_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return set;
+}
+
+int wait_for_signal(const sigset_t& set) {
+  int signal = 0;
+  while (sigwait(&set, &signal) != 0) {
+  }
+  return signal;
+}
+
+LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded) {
+  return {.running_sequences = snapshot.scheduler.running,
+          .cache_pages_total = snapshot.pages_total,
+          .cache_pages_used = snapshot.pages_used,
+          .cache_pages_cached = snapshot.pages_cached,
+          .prompt_tokens = snapshot.scheduler.prompt_tokens,
+          .cached_prompt_tokens = snapshot.scheduler.cached_prompt_tokens,
+          .generated_tokens = snapshot.scheduler.generated_tokens,
+          .preemptions = snapshot.scheduler.preemptions,
+          .busy_seconds = snapshot.busy_seconds,
+          .memory_bytes = {{"weights", loaded.model->weight_bytes()},
+                           {"cache", loaded.model->kv_layout().bytes_per_page() * loaded.num_pages}}};
+}
+
+// One short generation through the executor, so that the first client does not pay for page faults and cold caches.
+// Its pages are left to be overwritten.
+void warm_up(LoadedModel& loaded, const Options& options) {
+  struct Ignore final : TokenSink {
+    void emit(TokenEvent) override {}
+  } sink;
+  Options cold = options;
+  cold.cache_enabled = false;
+  ServingCore core(loaded, cold, sink);
+  Request request;
+  request.prompt.assign(static_cast<size_t>(std::min(64, loaded.info.context_length / 2)), 0);
+  request.sampling.temperature = 0;
+  request.stop.max_tokens = 4;
+  request.stop.ignore_eos = true;
+  core.scheduler().submit(std::move(request), std::chrono::steady_clock::now());
+  while (core.step()) {
+  }
+}
+
+Status ServeCommand::run() {
+  SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
+  set_up_logging(resolved.log_level.c_str());
+  const sigset_t signals = block_signals();
+  SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
+  warm_up(*loaded, resolved);
+
+  const SteadyClock clock;
+  RequestQueue queue({.max_requests = resolved.queue_requests, .max_tokens = resolved.queue_tokens});
+  const Tokenizer* tokenizer = loaded->tokenizer ? &*loaded->tokenizer : nullptr;
+  Frontend frontend(queue, tokenizer, clock);
+  ServeLoop loop(*loaded, resolved, queue, frontend);
+  SLUICE_RETURN_IF_ERROR(loop.start(resolved));
+  const Services services{.frontend = frontend,
+                          .queue = queue,
+                          .model = loaded->info,
+                          .tokenizer = tokenizer,
+                          .chat_format = loaded->chat_format,
+                          .chat_status = loaded->chat_status,
+                          .clock = clock,
+                          .version = SLUICE_VERSION,
+                          .report = [&] { return report_of(loop.snapshot(), *loaded); }};
+  SLUICE_ASSIGN_OR_RETURN(
+      const auto server,
+      GrpcServer::start({.address = resolved.grpc, .max_message_bytes = int64_t{resolved.max_message_mib} << 20},
+                        services));
+  server->set_ready(true);
+  std::printf("ready grpc=%s\n", server->address().c_str());
+  std::fflush(stdout);
+
+  const int signal = wait_for_signal(signals);
+  log_info("{}: draining, {} answers have {} s to end", signal == SIGTERM ? "SIGTERM" : "SIGINT", frontend.num_open(),
+           resolved.drain_seconds);
+  const auto grace = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(resolved.drain_seconds));
+  const bool complete = server->shutdown(grace);
+  loop.drain(Duration{});
+  log_info("stopped{}", complete ? "" : "; some answers were cut");
+  return {};
+}
+
+}  // namespace
+
+Action add_serve(CLI::App& app) {
+  auto command = std::make_shared<ServeCommand>();
+  command->options.add_to(app);
+  return [command] { return command->run(); };
+}
+
+}  // namespace sluice

@@ -1,0 +1,229 @@
+#include "server/frontend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "sluice/check.h"
+#include "sluice/log.h"
+
+namespace sluice {
+
+namespace {
+
+// How often slow readers are looked at. A tenth of the shortest patience that makes sense; costs nothing while every
+// reader keeps up, because then nobody ticks.
+constexpr auto kReaderTick = std::chrono::milliseconds(50);
+
+// Every reason but a regular end has a status, even if the loop gave none.
+Status status_of(const TokenEvent& event) {
+  if (!event.error.ok()) return event.error;
+  switch (event.finish) {
+    case FinishReason::kCancelled:
+      return {StatusCode::kCancelled, "the request was cancelled"};
+    case FinishReason::kDeadline:
+      return {StatusCode::kDeadlineExceeded, "the deadline of the request passed"};
+    case FinishReason::kError:
+      return internal_error("the step failed");
+    case FinishReason::kNone:
+    case FinishReason::kStop:
+    case FinishReason::kLength:
+      return {};
+  }
+  return {};
+}
+
+}  // namespace
+
+Frontend::Frontend(RequestQueue& queue, const Tokenizer* tokenizer, const Clock& clock, OutboxLimits limits)
+    : queue_(queue), tokenizer_(tokenizer), clock_(clock), limits_(limits), thread_([this] { run(); }) {}
+
+Frontend::~Frontend() {
+  {
+    std::lock_guard lock(events_mutex_);
+    stopping_ = true;
+  }
+  events_came_.notify_one();
+  thread_.join();
+  fail_all(unavailable("the server is shutting down"));
+}
+
+Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, AnswerReader& reader) {
+  const RequestId id = queue_.next_id();
+  task.request.id = id;
+  task.request.arrival = clock_.now();
+
+  auto answer = std::make_shared<OpenAnswer>();
+  answer->stream = std::make_shared<AnswerStream>(id, task.delivery, limits_, queue_, clock_, reader);
+  answer->client_id = task.client_id;
+  answer->arrival = task.request.arrival;
+  answer->num_open_choices = task.request.num_choices;
+  for (int32_t choice = 0; choice < task.request.num_choices; ++choice) answer->choices.emplace_back(task, tokenizer_);
+  std::shared_ptr<AnswerStream> stream = answer->stream;
+  {
+    std::lock_guard lock(table_mutex_);
+    open_.emplace(id, std::move(answer));
+    if (!task.client_id.empty()) by_client_id_.emplace(task.client_id, id);
+  }
+  // The first event may come before submit() returns, so the table knows the answer already.
+  if (Status status = queue_.submit(std::move(task.request)); !status.ok()) {
+    forget(id);
+    return status;
+  }
+  return stream;
+}
+
+int32_t Frontend::abort(const std::string& client_id) {
+  std::vector<RequestId> ids;
+  {
+    std::lock_guard lock(table_mutex_);
+    const auto [begin, end] = by_client_id_.equal_range(client_id);
+    for (auto place = begin; place != end; ++place) ids.push_back(place->second);
+  }
+  for (RequestId id : ids) queue_.cancel(id);
+  return static_cast<int32_t>(ids.size());
+}
+
+void Frontend::fail_all(const Status& status) {
+  std::unordered_map<RequestId, Open> answers;
+  {
+    std::lock_guard lock(table_mutex_);
+    answers.swap(open_);
+    by_client_id_.clear();
+  }
+  for (const auto& [id, answer] : answers) {
+    queue_.cancel(id);
+    GenerationEnd end;
+    end.status = status;
+    end.total_time = clock_.now() - answer->arrival;
+    answer->stream->close(std::move(end));
+    answer->stream->notify();
+  }
+}
+
+int64_t Frontend::num_open() const {
+  std::lock_guard lock(table_mutex_);
+  return std::ssize(open_);
+}
+
+void Frontend::emit(TokenEvent event) {
+  bool was_empty;
+  {
+    std::lock_guard lock(events_mutex_);
+    was_empty = events_.empty();
+    events_.push_back(std::move(event));
+  }
+  if (was_empty) events_came_.notify_one();
+}
+
+void Frontend::run() {
+  std::vector<TokenEvent> events;
+  while (wait_for_events(&events)) {
+    // A step brings one event per sequence: gather them all first, then wake each reader once.
+    std::vector<Open> touched;
+    for (TokenEvent& event : events) deliver(event, touched);
+    for (const Open& answer : touched) {
+      answer->stream->notify();
+      watched_.insert(answer->stream);
+    }
+    check_readers();
+  }
+}
+
+// False when all is over. No events after a tick.
+bool Frontend::wait_for_events(std::vector<TokenEvent>* events) {
+  std::unique_lock lock(events_mutex_);
+  const auto came = [this] { return !events_.empty() || stopping_; };
+  if (watched_.empty()) {
+    events_came_.wait(lock, came);
+  } else {
+    events_came_.wait_for(lock, kReaderTick, came);
+  }
+  events->clear();
+  events->swap(events_);
+  return !events->empty() || !stopping_;
+}
+
+void Frontend::deliver(TokenEvent& event, std::vector<Open>& touched) {
+  const Open answer = find(event.request);
+  if (!answer) return;  // ended by fail_all(); the loop has not heard of it yet
+  SLUICE_CHECK(event.choice >= 0 && event.choice < std::ssize(answer->choices), "choice {} of {}", event.choice,
+               answer->choices.size());
+  ChoiceText& choice = answer->choices[static_cast<size_t>(event.choice)];
+  if (choice.finished()) return;
+
+  GenerationDelta delta;
+  delta.choice = event.choice;
+  if (choice.apply(event, &delta)) queue_.finish(event.request, event.choice, choice.num_tokens());
+  const bool has_news = !delta.token_ids.empty() || !delta.prompt_logprobs.empty() || choice.finished();
+  if (has_news) answer->stream->push(std::move(delta));
+  if (choice.finished()) close_choice(*answer, choice, event);
+  if (answer->num_open_choices == 0) close(*answer, event.request);
+  if (has_news && (touched.empty() || touched.back() != answer)) touched.push_back(answer);
+}
+
+void Frontend::close_choice(OpenAnswer& answer, const ChoiceText& choice, const TokenEvent& event) {
+  const int32_t num_tokens =
+      choice.stopped_by_string() ? choice.num_tokens() : std::max(event.usage.completion_tokens, choice.num_tokens());
+  Usage& usage = answer.usage;
+  const bool first = answer.num_open_choices == std::ssize(answer.choices);
+  usage.prompt_tokens = event.usage.prompt_tokens;
+  usage.cached_prompt_tokens = event.usage.cached_prompt_tokens;
+  usage.completion_tokens += num_tokens;
+  if (first || event.usage.queue_time < usage.queue_time) usage.queue_time = event.usage.queue_time;
+  if (first || event.usage.prefill_time < usage.prefill_time) usage.prefill_time = event.usage.prefill_time;
+  usage.decode_time = std::max(usage.decode_time, event.usage.decode_time);
+  answer.decode_time += event.usage.decode_time;
+  // The loop's time runs to the last token it computed, overshoot included.
+  answer.num_gaps += std::max(0, std::max(num_tokens, event.usage.completion_tokens) - 1);
+  if (!choice.stopped_by_string() && answer.status.ok()) answer.status = status_of(event);
+  --answer.num_open_choices;
+}
+
+void Frontend::close(OpenAnswer& answer, RequestId id) {
+  GenerationEnd end;
+  end.status = answer.status;
+  end.usage = answer.usage;
+  end.total_time = clock_.now() - answer.arrival;
+  if (answer.num_gaps > 0) end.time_per_token = answer.decode_time / answer.num_gaps;
+  answer.stream->close(std::move(end));
+  forget(id);
+}
+
+void Frontend::check_readers() {
+  std::erase_if(watched_, [this](const std::shared_ptr<AnswerStream>& stream) {
+    switch (stream->check_reader()) {
+      case AnswerStream::Reading::kBehind:
+        return false;
+      case AnswerStream::Reading::kDropped:
+        log_warn("request {}: its reader is dropped; it left {} bytes or the end untaken for {:.1f} s, or {} bytes",
+                 value(stream->id()), limits_.full_bytes, seconds(limits_.patience), limits_.max_bytes);
+        stream->cancel();
+        return true;
+      case AnswerStream::Reading::kKeepsUp:
+      case AnswerStream::Reading::kGone:
+        return true;
+    }
+    return true;
+  });
+}
+
+Frontend::Open Frontend::find(RequestId id) const {
+  std::lock_guard lock(table_mutex_);
+  const auto place = open_.find(id);
+  return place == open_.end() ? nullptr : place->second;
+}
+
+void Frontend::forget(RequestId id) {
+  std::lock_guard lock(table_mutex_);
+  const auto place = open_.find(id);
+  if (place == open_.end()) return;
+  const auto [begin, end] = by_client_id_.equal_range(place->second->client_id);
+  for (auto other = begin; other != end; ++other) {
+    if (other->second != id) continue;
+    by_client_id_.erase(other);
+    break;
+  }
+  open_.erase(place);
+}
+
+}  // namespace sluice

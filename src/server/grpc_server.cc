@@ -1,0 +1,123 @@
+#include "server/grpc_server.h"
+
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <chrono>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "sluice/log.h"
+
+#include "grpc/health/v1/health.pb.h"
+#include "server/inference_service.h"
+
+namespace sluice {
+
+namespace {
+
+constexpr const char* kServiceName = "sluice.v1.Inference";
+
+// A peer that answers no ping for this long is gone, and its answers are cancelled. Clients may ping as often as they
+// like, with or without calls.
+constexpr int kKeepaliveMs = 60'000, kKeepaliveTimeoutMs = 20'000;
+
+void log_grpc(gpr_log_func_args* line) {
+  if (line->severity == GPR_LOG_SEVERITY_ERROR) {
+    log_warn("gRPC: {}", line->message);
+  } else {
+    log_debug("gRPC: {}", line->message);
+  }
+}
+
+// Whoever sends invalid UTF-8 is told so in the answer, and must not fill our log.
+void log_protobuf(google::protobuf::LogLevel, const char* file, int line, const std::string& message) {
+  log_debug("protobuf: {}:{}: {}", file, line, message);
+}
+
+// What the libraries keep once per process.
+void set_up_libraries() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    gpr_set_log_function(log_grpc);
+    google::protobuf::SetLogHandler(log_protobuf);
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    // Reflection describes what is linked in; a mention keeps the linker from leaving these messages out.
+    grpc::health::v1::HealthCheckRequest::default_instance();
+  });
+}
+
+}  // namespace
+
+struct GrpcServer::Impl {
+  Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), service(deps, max_message_bytes) {}
+
+  void set_serving(bool serving) {
+    service.set_ready(serving);
+    grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
+    health->SetServingStatus(kServiceName, serving);
+    health->SetServingStatus("", serving);
+  }
+
+  Frontend& frontend;
+  InferenceService service;
+  std::unique_ptr<grpc::Server> server;
+  std::string address;
+  int port = 0;
+};
+
+GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
+  set_up_libraries();
+  auto impl = std::make_unique<Impl>(services, options.max_message_bytes);
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &impl->port);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  // Two servers on one port would share its clients at random.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.RegisterService(&impl->service);
+  impl->server = builder.BuildAndStart();
+  if (!impl->server || impl->port == 0)
+    return unavailable(
+        "grpc: cannot listen on \"{}\": expected HOST:PORT with an address of this machine and a free port that this "
+        "user may take",
+        options.address);
+  const size_t colon = options.address.rfind(':');
+  impl->address = fmt::format("{}:{}", options.address.substr(0, colon), impl->port);
+  impl->set_serving(false);
+  return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
+}
+
+GrpcServer::~GrpcServer() { shutdown(Duration{}); }
+
+int GrpcServer::port() const { return impl_->port; }
+
+const std::string& GrpcServer::address() const { return impl_->address; }
+
+void GrpcServer::set_ready(bool ready) { impl_->set_serving(ready); }
+
+bool GrpcServer::shutdown(Duration grace) {
+  if (!impl_->server) return true;
+  impl_->set_serving(false);
+  const auto end = std::chrono::steady_clock::now() + grace;
+  while (impl_->frontend.num_open() > 0 && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  const bool complete = impl_->frontend.num_open() == 0;
+  impl_->frontend.fail_all(unavailable("the server is shutting down"));
+  // Every answer has its end now. A second for it to reach its reader; who does not read is cut off.
+  impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  impl_->server.reset();
+  return complete;
+}
+
+}  // namespace sluice
