@@ -1,0 +1,47 @@
+// What the kernel benches share: the backend under test, weights larger than the caches, and the counters.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <cstring>
+#include <vector>
+
+#include "sluice/ops.h"
+
+#include "benchmarks/kernels/bounds.h"
+
+namespace sluice {
+
+// Chosen by --device=NAME in main.cc before any bench runs.
+const Backend& bench_backend();
+
+std::vector<float> bench_values(int64_t count, uint64_t seed, float amplitude);
+
+// Several copies of one packed weight, to be used in turn: a decode step streams each weight once per token, so a copy
+// that is still in cache from the last iteration would flatter.
+class WeightRing {
+ public:
+  // Enough copies for `ring_bytes`; at least one.
+  WeightRing(WeightFormat format, int64_t rows, int64_t cols, int64_t ring_bytes);
+  const Weight& next() { return weights_[next_++ % weights_.size()]; }
+  const std::vector<Weight>& all() const { return weights_; }
+  const std::vector<float>& source() const { return source_; }
+
+ private:
+  std::vector<float> source_;
+  Buffer memory_;
+  std::vector<Weight> weights_;
+  size_t next_ = 0;
+};
+
+struct BenchContext {
+  explicit BenchContext(int threads) : team(threads) {}
+  ThreadTeam team;
+  Scratch scratch;
+  OpContext op{team, scratch};
+};
+
+// Rates from one iteration's work, beside their bounds for this team size.
+void report(benchmark::State& state, int threads, double bytes, double flops);
+
+}  // namespace sluice

@@ -1,0 +1,126 @@
+// Both forms of latent attention against the oracle (sums in double), and against each other.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tests/kernels/latent_case.h"
+
+namespace sluice {
+namespace {
+
+// Every score and value goes through chains of n roundings of partial sums of about unit size (latent_case.h), whose
+// errors are independent: about sqrt(n) u together. The scores' chains are the latent (key or absorbed query) and q_dim
+// resp. the entry width; the values' are the tile, the tiles and the latent. exp adds 3 u, the quotient 1 u.
+double rounding(const AttentionShape& s, int32_t context) {
+  return kUnit * (std::sqrt(2.0 * s.kv_lora_rank + s.q_dim() + s.width() + kPageTokens + context / kPageTokens) + 4);
+}
+
+// Roundings are uniform (0.58 u) and partial sums mostly smaller than the whole, so one deviation of the error is below
+// half of rounding(); the largest of some 10^5 elements stays below 5 deviations. Outputs have deviation 1 at most.
+constexpr double kElement = 4;
+
+void expect_attention(const LatentCase& world, const std::vector<float>& got, const std::vector<float>& want,
+                      int32_t context_length, const std::string& what) {
+  const double bound = rounding(world.shape(), context_length);
+  // Outputs are means of many values, hence smaller, by up to sqrt(context); so are their errors, for the same reason.
+  expect_close(
+      got, want, world.shape().out_row(), bound, [&](size_t) { return kElement * bound; },
+      world.shape().text() + " " + what);
+}
+
+class LatentAttentionTest : public BackendTest {};
+SLUICE_FOR_PRODUCT_BACKENDS(LatentAttentionTest);
+
+constexpr AttentionShape kSmall{64, 16, 32, 32, 8};
+constexpr AttentionShape kMini{256, 32, 64, 64, 16};
+constexpr AttentionShape kLite{512, 64, 128, 128, 16};
+constexpr AttentionShape kOddShapes[] = {
+    {48, 6, 20, 24, 3}, {16, 2, 1, 1, 1}, {80, 16, 32, 40, 17}, {64, 16, 33, 7, 33}, {160, 10, 16, 16, 2},
+};
+
+AttentionShape with(AttentionShape shape, WeightFormat weights, DType cache) {
+  shape.weights = weights;
+  shape.cache = cache;
+  return shape;
+}
+
+// The last rows of contexts of every interesting length: below, at and beyond a page, and several partitions.
+void expect_oracle(const Backend& backend, const AttentionShape& shape, const std::vector<int32_t>& lengths,
+                   int32_t rows_each) {
+  LatentCase world(shape, lengths);
+  std::vector<Piece> pieces;
+  int32_t longest = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    pieces.push_back({static_cast<int32_t>(i), std::max(0, lengths[i] - rows_each), lengths[i]});
+    longest = std::max(longest, lengths[i]);
+  }
+  TestContext context(2), single;
+  const std::vector<float> expanded = world.attend(backend, Form::kExpanded, pieces, context);
+  const std::vector<float> absorbed = world.attend(backend, Form::kAbsorbed, pieces, context);
+  expect_attention(world, expanded, world.attend(oracle(), Form::kExpanded, pieces, single), longest, "expanded");
+  expect_attention(world, absorbed, world.attend(oracle(), Form::kAbsorbed, pieces, single), longest, "absorbed");
+  // In bf16 the two forms still share K's and V's rounded values, so they differ by f32 rounding alone.
+  expect_attention(world, expanded, absorbed, longest, "expanded against absorbed");
+}
+
+TEST_P(LatentAttentionTest, SmallShapesAllLengths) {
+  for (WeightFormat weights : {WeightFormat::kF32, WeightFormat::kBF16})
+    for (DType cache : {DType::kF32, DType::kBF16})
+      for (int32_t length : {1, 2, 63, 64, 65, 130, 600})
+        expect_oracle(backend(), with(kSmall, weights, cache), {length}, 9);
+}
+
+TEST_P(LatentAttentionTest, OddShapes) {
+  for (const AttentionShape& shape : kOddShapes)
+    for (DType cache : {DType::kF32, DType::kBF16})
+      expect_oracle(backend(), with(shape, WeightFormat::kBF16, cache), {1, 65, 130, 600}, 7);
+}
+
+TEST_P(LatentAttentionTest, MiniAndLite) {
+  expect_oracle(backend(), with(kMini, WeightFormat::kBF16, DType::kBF16), {63, 1, 130}, 4);
+  AttentionShape few_heads = with(kMini, WeightFormat::kF32, DType::kF32);
+  few_heads.heads = 3;
+  expect_oracle(backend(), few_heads, {1100}, 1);  // three partitions
+  expect_oracle(backend(), with(kLite, WeightFormat::kBF16, DType::kBF16), {70}, 3);
+  expect_oracle(backend(), with(kLite, WeightFormat::kF32, DType::kF32), {5, 33}, 2);
+}
+
+TEST_P(LatentAttentionTest, NoRowsAndEmptySpans) {
+  LatentCase world(kSmall, {64, 70});
+  TestContext context(2);
+  for (Form form : {Form::kExpanded, Form::kAbsorbed}) {
+    EXPECT_TRUE(world.attend(backend(), form, {}, context).empty());
+    EXPECT_TRUE(world.attend(backend(), form, {{0, 64, 64}}, context).empty());
+    const std::vector<float> alone = world.attend(backend(), form, {{1, 66, 70}}, context);
+    expect_same_bits(world.attend(backend(), form, {{0, 20, 20}, {1, 66, 70}, {0, 0, 0}}, context), alone,
+                     kSmall.out_row(), "beside empty spans");
+  }
+}
+
+// By hand: one position attends only itself, so its output is V_h c whatever the query is.
+TEST_P(LatentAttentionTest, TheFirstPositionIsItsOwnValue) {
+  const AttentionShape shape = kSmall;
+  LatentCase world(shape, {1});
+  TestContext context;
+  for (Form form : {Form::kExpanded, Form::kAbsorbed}) {
+    const std::vector<float> out = world.attend(backend(), form, {{0, 0, 1}}, context);
+    for (int32_t head = 0; head < shape.heads; ++head) {
+      const std::vector<float> v_up =
+          random_values(int64_t{shape.v_dim} * shape.kv_lora_rank, 2000 + static_cast<uint64_t>(head), 1.0 / 8);
+      for (int32_t i = 0; i < shape.v_dim; ++i) {
+        double want = 0, size = 0;
+        for (int32_t j = 0; j < shape.kv_lora_rank; ++j) {
+          const double term = double{v_up[static_cast<size_t>(i * shape.kv_lora_rank + j)]} * value_at(4000, j);
+          want += term;
+          size += std::abs(term);
+        }
+        // The worst case of a chain of 64 fmas, and the quotient.
+        ASSERT_NEAR(out[static_cast<size_t>(head * shape.v_dim + i)], want, size * 66 * kUnit)
+            << "head " << head << " dim " << i;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice
