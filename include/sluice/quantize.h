@@ -27,8 +27,8 @@ int32_t group_size(WeightFormat format, int64_t cols);
 // The format in which a matrix of `cols` inputs is really kept.
 WeightFormat storage_format(WeightFormat wanted, int64_t cols);
 
-// Codes of one group of weights; returns the scale, already rounded to f16. Searches the scale with the least squared
-// error around amax / 7.5 (4 bits; 8 bits need no search).
+// Codes of one group of weights (count: a multiple of 16); returns the scale, already rounded to f16. Searches the
+// scale with the least squared error around amax / 7.5 (4 bits; 8 bits need no search).
 float quantize_weights(const float* weights, int32_t count, int32_t bits, int8_t* codes);
 
 // Codes of one group of activations, scale amax / 127, nearest even; returns the scale.
