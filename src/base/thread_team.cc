@@ -19,6 +19,9 @@ constexpr int kSpins = 1000;
 // waiting for exactly this core when a foreign process occupies the other one.
 constexpr int kSpinsBeforeYield = 2000;
 
+// A chunk number that no job reaches: nothing can be claimed.
+constexpr uint32_t kClosed = 0xffffffff;
+
 constexpr uint64_t ticket(uint32_t job, uint32_t chunk) {
   return (uint64_t{job} << 32) | chunk;
 }
@@ -57,15 +60,18 @@ void ThreadTeam::run(int64_t count, int64_t grain, Trampoline call, const void* 
     return;
   }
   const int64_t num_chunks = (count + grain - 1) / grain;
-  SLUICE_CHECK(num_chunks < (int64_t{1} << 32), "chunks={}", num_chunks);
+  SLUICE_CHECK(num_chunks < kClosed, "chunks={}", num_chunks);
 
   const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
-  // The fields first, then the ticket (release): whoever claims a chunk of `job` has seen its fields.
-  finished_.store(0, std::memory_order_relaxed);
-  call_.store(call, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  count_.store(count, std::memory_order_relaxed);
-  grain_.store(grain, std::memory_order_relaxed);
+  // Close the old ticket, write the fields, open the new one. Without the first step a late helper could pair the old
+  // ticket with the new fields, and claim a chunk twice. Each field is a release: whoever reads a new one (acquire) finds
+  // the old ticket closed.
+  ticket_.store(ticket(job, kClosed), std::memory_order_relaxed);
+  finished_.store(0, std::memory_order_release);
+  call_.store(call, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  count_.store(count, std::memory_order_release);
+  grain_.store(grain, std::memory_order_release);
   ticket_.store(ticket(job, 0), std::memory_order_release);
   job_.store(job, std::memory_order_seq_cst);
   if (parked_.load(std::memory_order_seq_cst) > 0) job_.notify_all();
@@ -80,14 +86,13 @@ void ThreadTeam::run(int64_t count, int64_t grain, Trampoline call, const void* 
 void ThreadTeam::work(uint32_t job, int rank) {
   uint64_t seen = ticket_.load(std::memory_order_acquire);
   while (job_of(seen) == job) {
-    const Trampoline call = call_.load(std::memory_order_relaxed);
-    const void* context = context_.load(std::memory_order_relaxed);
-    const int64_t count = count_.load(std::memory_order_relaxed);
-    const int64_t grain = grain_.load(std::memory_order_relaxed);
+    const Trampoline call = call_.load(std::memory_order_acquire);
+    const void* context = context_.load(std::memory_order_acquire);
+    const int64_t count = count_.load(std::memory_order_acquire);
+    const int64_t grain = grain_.load(std::memory_order_acquire);
     const int64_t begin = static_cast<int64_t>(chunk_of(seen)) * grain;
     if (begin >= count) return;
-    // Success proves that the job is still `job` and its fields are the ones just read: the caller cannot publish the
-    // next job before all chunks of this one are finished, and this one was not even claimed.
+    // Success proves that the fields just read are those of `job`: had one been of a later job, the ticket were closed.
     if (!ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
     call(context, begin, std::min(begin + grain, count), rank);
     finished_.fetch_add(1, std::memory_order_release);

@@ -70,11 +70,13 @@ class FakeLoop {
       if (paused_) continue;
       for (Command& command : queue_.drain(Duration{})) apply(command);
       for (auto& [id, active] : active_) round(active);
-      std::erase_if(active_, [](const auto& item) {
-        return std::ranges::none_of(item.second.choices, [](const Choice& choice) { return choice.open; });
-      });
+      std::erase_if(active_, [](const auto& item) { return !is_open(item.second); });
       num_active_ = std::ssize(active_);
     }
+  }
+
+  static bool is_open(const Active& active) {
+    return std::ranges::any_of(active.choices, [](const Choice& choice) { return choice.open; });
   }
 
   void apply(Command& command) {
@@ -89,7 +91,7 @@ class FakeLoop {
       active_.emplace(value(request->id), std::move(active));
     } else if (const auto* cancel = std::get_if<CancelCommand>(&command)) {
       const auto place = active_.find(value(cancel->request));
-      if (place == active_.end()) return;
+      if (place == active_.end() || !is_open(place->second)) return;  // cancelled twice: by the call and by its write
       ++num_cancelled_;
       end_all(place->second, FinishReason::kCancelled, Status(StatusCode::kCancelled, "cancelled by the client"));
     } else if (const auto* finish = std::get_if<FinishCommand>(&command)) {

@@ -65,8 +65,20 @@ TEST_F(FrontendTest, StreamsTextAndIdsUntilTheEndOfSequence) {
   EXPECT_EQ(end.usage.queue_time, std::chrono::milliseconds(1));
   EXPECT_EQ(end.usage.prefill_time, std::chrono::milliseconds(2));
   EXPECT_EQ(end.time_per_token, std::chrono::milliseconds(10));
-  EXPECT_GT(reader.num_deltas(), 3);
   EXPECT_EQ(frontend_.num_open(), 0);
+}
+
+TEST_F(FrontendTest, DeltasComeWhileTheAnswerRuns) {
+  start_loop(tokens_of_text(kStory));
+  GatheringReader reader;
+  auto stream = frontend_.submit(task(1'000'000), reader);
+  ASSERT_TRUE(stream.ok());
+  reader.begin(*stream);
+  while (reader.num_deltas() < 3) std::this_thread::yield();
+  EXPECT_EQ(frontend_.num_open(), 1);
+  (*stream)->cancel();
+  EXPECT_EQ(reader.wait().status.code(), StatusCode::kCancelled);
+  EXPECT_TRUE(reader.choice().text.starts_with("Once upon"));
 }
 
 TEST_F(FrontendTest, EndsAtMaxTokens) {
@@ -291,13 +303,14 @@ TEST(FrontendWithoutTokenizer, GivesIdsAlone) {
 class BlockedReader final : public AnswerReader {
  public:
   void on_ready() override {
-    AnswerStream::Batch batch = stream->take();
+    const AnswerStream::Batch batch = stream->take();
+    if (!batch.empty()) began = true;
     if (batch.end) ended = true;
   }
   void on_stalled() override { ++num_stalled; }
   std::shared_ptr<AnswerStream> stream;
   std::atomic<int> num_stalled{0};
-  std::atomic<bool> ended{false};
+  std::atomic<bool> began{false}, ended{false};
 };
 
 class SlowReaderTest : public testing::Test {
@@ -353,10 +366,11 @@ TEST_F(SlowReaderTest, IsDroppedAtOnceAtTheHardLimit) {
 
 TEST_F(SlowReaderTest, IsDroppedWhenItLeavesTheEndUntaken) {
   start({.full_bytes = 1 << 20, .max_bytes = 1 << 30, .patience = std::chrono::seconds(10)});
-  wait_for([&] { return loop_->num_active() == 1; });
+  wait_for([&] { return reader_.began.load(); });
   reader_.stream->cancel();
   wait_for([&] { return frontend_->num_open() == 0; });
   EXPECT_EQ(reader_.num_stalled, 0);
+  EXPECT_FALSE(reader_.ended);
   clock_.advance(std::chrono::seconds(11));
   wait_for([&] { return reader_.num_stalled == 1; });
 }
