@@ -16,8 +16,8 @@ namespace sluice {
 
 namespace {
 
-// Twice the L3 of the largest CPU at hand would be 1 GiB; with this much per pass what the L3 keeps of the last pass
-// (it evicts in about the order of reading) hardly shows.
+// Twice the L3 of the CPU this was written on (480 MiB): what the L3 keeps of the last pass, which it evicts in about
+// the order of reading, hardly shows.
 constexpr int64_t kBufferBytes = int64_t{1} << 30;
 constexpr int64_t kBlockBytes = int64_t{1} << 20;
 constexpr int kPasses = 5;

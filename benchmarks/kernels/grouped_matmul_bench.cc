@@ -41,11 +41,12 @@ void grouped_bench(benchmark::State& state, int64_t outputs, int64_t inputs) {
     state.SkipWithError("the last row differs from its product alone");
     return;
   }
+  const Meter meter;
   for (auto _ : state) {
     bench_backend().grouped_matmul(args, context.op);
     benchmark::ClobberMemory();
   }
-  report(state, threads, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * outputs * inputs));
+  meter.report(state, threads, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * outputs * inputs));
 }
 
 void rows_and_threads(benchmark::internal::Benchmark* bench) {

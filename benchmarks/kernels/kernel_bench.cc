@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <string_view>
 
 #include "kernels/registry.h"
@@ -39,12 +40,13 @@ WeightRing::WeightRing(WeightFormat format, int64_t rows, int64_t cols, int64_t 
     std::memcpy(memory_.data() + i * stride, memory_.data(), static_cast<size_t>(bytes));
 }
 
-void report(benchmark::State& state, int threads, double bytes, double flops) {
-  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
-  state.counters["GB/s"] = benchmark::Counter(bytes / 1e9, rate);
-  state.counters["GFLOP/s"] = benchmark::Counter(flops / 1e9, rate);
-  state.counters["%read"] = benchmark::Counter(bytes / 1e9 / read_bandwidth(threads) * 100, rate);
-  state.counters["%fma"] = benchmark::Counter(flops / 1e9 / fma_rate(threads) * 100, rate);
+void Meter::report(benchmark::State& state, int threads, double bytes, double flops) const {
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  const double billions = static_cast<double>(state.iterations()) / seconds / 1e9;
+  state.counters["GB/s"] = bytes * billions;
+  state.counters["GFLOP/s"] = flops * billions;
+  state.counters["%read"] = bytes * billions / read_bandwidth(threads) * 100;
+  state.counters["%fma"] = flops * billions / fma_rate(threads) * 100;
 }
 
 }  // namespace sluice

@@ -3,7 +3,7 @@
 
 #include <benchmark/benchmark.h>
 
-#include <cstring>
+#include <chrono>
 #include <vector>
 
 #include "sluice/ops.h"
@@ -41,7 +41,14 @@ struct BenchContext {
   OpContext op{team, scratch};
 };
 
-// Rates from one iteration's work, beside their bounds for this team size.
-void report(benchmark::State& state, int threads, double bytes, double flops);
+// Started just before the loop, asked right behind it: rates from one iteration's work, beside their bounds for this
+// team size. (Google Benchmark's own rate counters would print a share as "64/s".)
+class Meter {
+ public:
+  void report(benchmark::State& state, int threads, double bytes, double flops) const;
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace sluice

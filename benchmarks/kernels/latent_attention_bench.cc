@@ -110,6 +110,7 @@ void expanded_bench(benchmark::State& state, const Shape& shape) {
     return;
   }
   const LatentAttentionArgs args = world.args();
+  const Meter meter;
   for (auto _ : state) {
     bench_backend().latent_attention_expanded(args, context.op);
     benchmark::ClobberMemory();
@@ -117,7 +118,7 @@ void expanded_bench(benchmark::State& state, const Shape& shape) {
   const double expand = 2.0 * depth * shape.kv_lora_rank * (shape.nope_dim + shape.v_dim);
   const double pairs = kChunk * (depth - kChunk / 2.0);
   const double attend = 2.0 * pairs * static_cast<double>(shape.q_dim() + shape.v_dim);
-  report(state, threads, static_cast<double>(depth * shape.width() * 2), shape.heads * (expand + attend));
+  meter.report(state, threads, static_cast<double>(depth * shape.width() * 2), shape.heads * (expand + attend));
 }
 
 void absorbed_bench(benchmark::State& state, const Shape& shape) {
@@ -131,14 +132,15 @@ void absorbed_bench(benchmark::State& state, const Shape& shape) {
     return;
   }
   const LatentAttentionArgs args = world.args();
+  const Meter meter;
   for (auto _ : state) {
     bench_backend().latent_attention_absorbed(args, context.op);
     benchmark::ClobberMemory();
   }
   const double up = 2.0 * shape.kv_lora_rank * (shape.nope_dim + shape.v_dim);
   const double attend = 2.0 * depth * static_cast<double>(shape.width() + shape.kv_lora_rank);
-  report(state, threads, static_cast<double>(sequences) * depth * static_cast<double>(shape.width()) * 2,
-         sequences * shape.heads * (up + attend));
+  meter.report(state, threads, static_cast<double>(sequences) * depth * static_cast<double>(shape.width()) * 2,
+               sequences * shape.heads * (up + attend));
 }
 
 void depths(benchmark::internal::Benchmark* bench) {

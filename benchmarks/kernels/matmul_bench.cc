@@ -35,13 +35,14 @@ void matmul_bench(benchmark::State& state, WeightFormat format, int64_t rows) {
     state.SkipWithError("wrong result");
     return;
   }
+  const Meter meter;
   for (auto _ : state) {
     args.weight = ring.next();
     bench_backend().matmul(args, context.op);
     benchmark::ClobberMemory();
   }
-  report(state, threads, static_cast<double>(weight_bytes(format, outputs, inputs)),
-         2.0 * static_cast<double>(rows * outputs * inputs));
+  meter.report(state, threads, static_cast<double>(weight_bytes(format, outputs, inputs)),
+               2.0 * static_cast<double>(rows * outputs * inputs));
 }
 
 void lite_shapes(benchmark::internal::Benchmark* bench) {

@@ -185,8 +185,9 @@ void Frontend::close(OpenAnswer& answer, RequestId id) {
   end.usage = answer.usage;
   end.total_time = clock_.now() - answer.arrival;
   if (answer.num_gaps > 0) end.time_per_token = answer.decode_time / answer.num_gaps;
-  answer.stream->close(std::move(end));
+  // In this order: who has seen the end finds the answer no longer open.
   forget(id);
+  answer.stream->close(std::move(end));
 }
 
 void Frontend::check_readers() {

@@ -72,7 +72,7 @@ def main():
     listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True,
                             text=True)
     names = listed.stdout.split() if listed.returncode == 0 else [
-        str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and "build" not in p.parts]
+        str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and not {"build", ".git", ".venv", ".gpu-deps"} & set(p.relative_to(ROOT).parts)]
     problems = [f"{name}: does not belong to the top level" for name in sorted({n.split("/")[0] for n in names} - TOP_LEVEL)]
     count = 0
     for name in names:

@@ -72,9 +72,7 @@ std::vector<float> normalize(const Backend& backend, const Norm& n, const std::v
 
 // Relative error: 16 chains of cols/16 fmas of positive terms, then 4 folds, each rounding at most once (u); the root
 // halves that; mean, eps, root, reciprocal and the two products add 6 u, the oracle's own roundings 3 u.
-double norm_bound(int64_t cols) {
-  return ((static_cast<double>(cols) / 16 + 5) / 2 + 9) * kUnit;
-}
+double norm_bound(int64_t cols) { return ((static_cast<double>(cols) / 16 + 5) / 2 + 9) * kUnit; }
 
 TEST_P(RmsNormTest, MatchesTheOracle) {
   const Norm cases[] = {

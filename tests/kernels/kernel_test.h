@@ -58,9 +58,7 @@ inline std::vector<const Backend*> product_backends() {
   backends.erase(backends.begin());
   return backends;
 }
-inline const Backend& oracle() {
-  return *runnable_backends().front();
-}
+inline const Backend& oracle() { return *runnable_backends().front(); }
 
 // A team with scratch memory full of NaNs: kernels may not count on what they find there.
 struct TestContext {
