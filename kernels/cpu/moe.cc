@@ -107,6 +107,7 @@ void route(const RouteArgs& args, OpContext& context) {
 }
 
 void permute(const PermuteArgs& args, OpContext&) {
+  SLUICE_CHECK(args.num_experts <= kMaxExperts, "experts={}", args.num_experts);
   int32_t cursor[kMaxExperts] = {};
   const int64_t count = args.rows * args.top_k;
   for (int64_t i = 0; i < count; ++i) ++cursor[args.experts[i]];

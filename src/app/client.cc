@@ -97,7 +97,7 @@ Status ClientCommand::run() {
         // The layout of some chats leaves a space before the first word.
         if (first && !chat.empty()) text.erase(0, text.find_first_not_of(" \n"));
         if (!text.empty()) first = false;
-        if (choices > 1 && !text.empty()) std::printf("[%d] ", choice.index());
+        if (choices > 1 && !text.empty()) std::printf("[%d] ", choice.index());  // deltas of several answers interleave
         if (choice.text().empty() && choice.token_ids_size() > 0 && !prompt_ids.empty())
           for (uint32_t id : choice.token_ids()) std::printf("%u ", id);
         std::fwrite(text.data(), 1, text.size(), stdout);
@@ -119,6 +119,7 @@ Status ClientCommand::run() {
     status = client.generate_stream(out, on_message, call);
   }
   if (!json && choices == 1) std::printf("\n");
+  std::fflush(stdout);
   if (!status.ok()) return status;
   if (!json)
     std::fprintf(stderr, "[%d prompt tokens (%d cached), first token after %.1f ms, %d tokens, %.2f ms a token]\n",

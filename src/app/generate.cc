@@ -96,6 +96,7 @@ Status GenerateCommand::run() {
     print_json(*loaded, one, ids, last, runner.core().executor().logits_hash(), text);
   } else {
     std::printf("\n");
+    std::fflush(stdout);
     std::fprintf(stderr, "[%d prompt tokens in %.3f s, %d tokens in %.3f s, %s]\n", last.usage.prompt_tokens,
                  seconds(last.usage.prefill_time), last.usage.completion_tokens, seconds(last.usage.decode_time),
                  name(last.finish));

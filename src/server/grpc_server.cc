@@ -6,6 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <charconv>
 #include <chrono>
 #include <mutex>
 #include <thread>
@@ -73,7 +74,24 @@ struct GrpcServer::Impl {
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
+namespace {
+
+// gRPC takes a port modulo 65536, and would serve where nobody asks.
+Status check_address(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  const char* begin = address.c_str() + (colon == std::string::npos ? 0 : colon + 1);
+  const char* end = address.c_str() + address.size();
+  uint32_t port = 0;
+  const auto [stop, error] = std::from_chars(begin, end, port);
+  if (colon == std::string::npos || error != std::errc{} || stop != end || port > 65535)
+    return invalid_argument("grpc: expected HOST:PORT with a port in [0, 65535], found \"{}\"", address);
+  return {};
+}
+
+}  // namespace
+
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
+  SLUICE_RETURN_IF_ERROR(check_address(options.address));
   set_up_libraries();
   auto impl = std::make_unique<Impl>(services, options.max_message_bytes);
   grpc::ServerBuilder builder;

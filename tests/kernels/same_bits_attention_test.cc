@@ -67,8 +67,8 @@ TEST_P(SameBitsAttentionTest, AnyTeamAndInstructionSetAndRun) {
 // Chunks at multiples of a page are what the scheduler cuts (DESIGN.md); other borders hold too, since tiles start at
 // absolute positions, and preemption makes them.
 TEST_P(SameBitsAttentionTest, AnyChunkingOfAPrompt) {
-  const std::vector<int32_t> cuts[] = {{64, 128, 192, 256, 320, 384, 448, 512, 576}, {64},     {512}, {128, 576},
-                                       {1, 2, 3, 63, 65, 130, 511, 513, 599},        {37, 300}};
+  const std::vector<int32_t> cuts[] = {
+      {64, 128, 192, 256, 320, 384, 448, 512, 576}, {128, 512}, {1, 2, 3, 63, 65, 130, 511, 513, 599}, {37, 300}};
   for (const AttentionShape& shape : shapes()) {
     LatentCase world(shape, {kPrompt});
     TestContext context(2);

@@ -504,7 +504,12 @@ TEST_F(GrpcServerTest, ATakenPortIsNamed) {
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), StatusCode::kUnavailable);
   EXPECT_THAT(second.status().message(), HasSubstr(server_->address()));
-  EXPECT_FALSE(GrpcServer::start({.address = "no such host:x"}, services).ok());
+  // gRPC alone would take 99999 modulo 65536 and serve there.
+  for (const char* address : {"no such host:x", "127.0.0.1:99999", "127.0.0.1:", "127.0.0.1"}) {
+    const auto refused = GrpcServer::start({.address = address}, services);
+    ASSERT_FALSE(refused.ok()) << address;
+    EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument) << address;
+  }
 }
 
 TEST(ClientTest, NamesATargetThatDoesNotAnswer) {
