@@ -1,6 +1,8 @@
-// The experts of one MoE layer of DeepSeek-V2-Lite, bf16: gate and up [2816, 2048], down [2048, 1408]. 1 row per expert
-// is small-batch decode (bound by reading), 16 and 64 are prompt chunks of about 170 and 680 tokens.
+// The experts of one MoE layer of DeepSeek-V2-Lite, bf16 and int4: gate and up [2816, 2048], down [2048, 1408]. 1 row
+// per expert is small-batch decode (bound by reading), 16 and 64 are prompt chunks of about 170 and 680 tokens.
 #include <algorithm>
+
+#include "sluice/quantize.h"
 
 #include "benchmarks/kernels/kernel_bench.h"
 
@@ -9,11 +11,11 @@ namespace {
 
 constexpr int64_t kExperts = 64;
 
-void grouped_bench(benchmark::State& state, int64_t outputs, int64_t inputs) {
+void grouped_bench(benchmark::State& state, WeightFormat format, int64_t outputs, int64_t inputs) {
   const int64_t rows_each = state.range(0), rows = kExperts * rows_each;
   const auto threads = static_cast<int>(state.range(1));
-  const int64_t bytes = weight_bytes(WeightFormat::kBF16, outputs, inputs) * kExperts;
-  const WeightRing ring(WeightFormat::kBF16, outputs, inputs, bytes);
+  const int64_t bytes = weight_bytes(format, outputs, inputs) * kExperts;
+  const WeightRing ring(format, outputs, inputs, bytes);
   BenchContext context(threads);
   std::vector<int32_t> offsets, row_ids;
   for (int64_t e = 0; e <= kExperts; ++e) offsets.push_back(static_cast<int32_t>(e * rows_each));
@@ -46,7 +48,8 @@ void grouped_bench(benchmark::State& state, int64_t outputs, int64_t inputs) {
     bench_backend().grouped_matmul(args, context.op);
     benchmark::ClobberMemory();
   }
-  meter.report(state, threads, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * outputs * inputs));
+  meter.report(state, threads, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * outputs * inputs),
+               is_quantized(format) ? vnni_rate : fma_rate, is_quantized(format) ? "vnni" : "fma");
 }
 
 void rows_and_threads(benchmark::internal::Benchmark* bench) {
@@ -55,8 +58,18 @@ void rows_and_threads(benchmark::internal::Benchmark* bench) {
     for (int rows : {1, 16, 64}) bench->Args({rows, threads});
 }
 
-BENCHMARK_CAPTURE(grouped_bench, gate_up, 2816, 2048)->Name("experts/gate_up")->Apply(rows_and_threads);
-BENCHMARK_CAPTURE(grouped_bench, down, 2048, 1408)->Name("experts/down")->Apply(rows_and_threads);
+BENCHMARK_CAPTURE(grouped_bench, gate_up, WeightFormat::kBF16, 2816, 2048)
+    ->Name("experts/gate_up/bf16")
+    ->Apply(rows_and_threads);
+BENCHMARK_CAPTURE(grouped_bench, down, WeightFormat::kBF16, 2048, 1408)
+    ->Name("experts/down/bf16")
+    ->Apply(rows_and_threads);
+BENCHMARK_CAPTURE(grouped_bench, gate_up_int4, WeightFormat::kInt4G32, 2816, 2048)
+    ->Name("experts/gate_up/int4-g32")
+    ->Apply(rows_and_threads);
+BENCHMARK_CAPTURE(grouped_bench, down_int4, WeightFormat::kInt4G32, 2048, 1408)
+    ->Name("experts/down/int4-g32")
+    ->Apply(rows_and_threads);
 
 }  // namespace
 }  // namespace sluice

@@ -40,13 +40,15 @@ WeightRing::WeightRing(WeightFormat format, int64_t rows, int64_t cols, int64_t 
     std::memcpy(memory_.data() + i * stride, memory_.data(), static_cast<size_t>(bytes));
 }
 
-void Meter::report(benchmark::State& state, int threads, double bytes, double flops) const {
+void Meter::report(benchmark::State& state, int threads, double bytes, double flops, double (*rate)(int),
+                   const char* unit) const {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   const double billions = static_cast<double>(state.iterations()) / seconds / 1e9;
   state.counters["GB/s"] = bytes * billions;
   state.counters["GFLOP/s"] = flops * billions;
   state.counters["%read"] = bytes * billions / read_bandwidth(threads) * 100;
-  state.counters["%fma"] = flops * billions / fma_rate(threads) * 100;
+  if (const double bound = rate(threads); bound > 0)
+    state.counters[std::string("%") + unit] = flops * billions / bound * 100;
 }
 
 }  // namespace sluice

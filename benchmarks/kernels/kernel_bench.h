@@ -45,7 +45,9 @@ struct BenchContext {
 // team size. (Google Benchmark's own rate counters would print a share as "64/s".)
 class Meter {
  public:
-  void report(benchmark::State& state, int threads, double bytes, double flops) const;
+  // `rate` is the arithmetic that bounds the kernel; its share is printed as "%" and `unit`.
+  void report(benchmark::State& state, int threads, double bytes, double flops, double (*rate)(int) = fma_rate,
+              const char* unit = "fma") const;
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();

@@ -11,8 +11,10 @@ namespace sluice::cpu::SLUICE_ISA {
 
 namespace {
 
-// Panels that one unit of work takes: kVectorPanels, so that a single row fills its register tile.
+// Panels that one unit of work takes: kVectorPanels, so that a single row fills its register tile; whole blocks of
+// quantised panels.
 constexpr int64_t kUnitPanels = 8;
+static_assert(kUnitPanels % kBlockPanels == 0);
 // Multiply-adds below which waking another thread costs more than it saves: a hand-over is 1-2 us, in which one core
 // does about 64k of them at 32 a ns.
 constexpr int64_t kGrainWork = 1 << 16;
@@ -51,13 +53,12 @@ void multiply_panels(const Weight& weight, int64_t panel_begin, int64_t count, c
     });
     return;
   }
-  const PanelShape shape(weight);
-  const std::byte* panels = weight.data + panel_begin * shape.bytes();
+  const QuantizedShape shape(weight);
   const auto row = [&](int64_t r) { return row_view(rows.quantized, rows.source(row_begin + r)); };
   if (shape.bits == 4) {
-    multiply_quantized_block<4>(num_rows, row, shape, panels, count, store_result);
+    multiply_quantized_block<4>(num_rows, row, shape, weight.data, panel_begin, panel_begin + count, store_result);
   } else {
-    multiply_quantized_block<8>(num_rows, row, shape, panels, count, store_result);
+    multiply_quantized_block<8>(num_rows, row, shape, weight.data, panel_begin, panel_begin + count, store_result);
   }
 }
 

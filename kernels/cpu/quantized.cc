@@ -19,64 +19,62 @@ void quantize_group(const float* x, int32_t group, int32_t excess, int8_t* codes
   const float peak = reduce_max(peaks);
   const F32x16 inverse = broadcast(peak > 0 ? 127.0f / peak : 0.0f);
   *scale = peak > 0 ? peak / 127.0f : 0.0f;
-  int32_t sum = 0;
-  alignas(64) float rounded[kMaxGroup];
-  for (int32_t i = 0; i < group; i += kLanes) store(rounded + i, round_even(load(x + i) * inverse));
-  for (int32_t i = 0; i < group; ++i) {
-    const auto code = static_cast<int32_t>(rounded[i]);
-    codes[i] = static_cast<int8_t>(code);
-    sum += code;
+  F32x16 sums = zero();  // exact: at most 128 codes of 7 bits
+  for (int32_t i = 0; i < group; i += kLanes) {
+    const F32x16 rounded = round_even(load(x + i) * inverse);
+    store_codes(codes + i, rounded);
+    sums = sums + rounded;
   }
-  *start = -excess * sum;
+  *start = -excess * static_cast<int32_t>(reduce_add(sums));
 }
 
 size_t padded(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
 
 }  // namespace
 
-int64_t quantized_packed_bytes(const Weight& shape) {
-  return (shape.rows + kLanes - 1) / kLanes * PanelShape(shape).bytes();
-}
+int64_t quantized_packed_bytes(const Weight& shape) { return QuantizedShape(shape).bytes(); }
 
-void pack_quantized(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
-  const PanelShape panel_shape(shape);
-  const int32_t group = panel_shape.group;
+void pack_quantized(const Weight& weight, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
+  const QuantizedShape shape(weight);
+  const int32_t group = shape.group;
+  const int64_t step_inputs = shape.step_inputs();
   int8_t codes[kMaxGroup];
   for (int64_t r = 0; r < (num_rows + kLanes - 1) / kLanes * kLanes; ++r) {
-    const int64_t lane = (row_begin + r) % kLanes;
-    std::byte* panel = packed + (row_begin + r) / kLanes * panel_shape.bytes();
-    auto* bytes = reinterpret_cast<uint8_t*>(panel);
-    auto* scales = reinterpret_cast<uint16_t*>(panel + panel_shape.code_bytes());
-    for (int64_t g = 0; g < panel_shape.groups(); ++g) {
+    const int64_t panel = (row_begin + r) / kLanes, lane = (row_begin + r) % kLanes;
+    const int64_t first = panel / kBlockPanels * kBlockPanels;
+    const int64_t width = std::min<int64_t>(kBlockPanels, shape.num_panels() - first);
+    std::byte* block = packed + first / kBlockPanels * shape.block_bytes(kBlockPanels);
+    for (int64_t g = 0; g < shape.groups(); ++g) {
       float scale = 0;
       if (r < num_rows) {
-        scale = quantize_weights(source + r * shape.cols + g * group, group, panel_shape.bits, codes);
+        scale = quantize_weights(source + r * shape.cols + g * group, group, shape.bits, codes);
       } else {
         std::fill_n(codes, group, int8_t{0});  // rows that pad the last panel
       }
-      scales[g * kLanes + lane] = f32_to_f16(scale);
+      auto* bytes = reinterpret_cast<uint8_t*>(block + g * shape.group_bytes(width) + (panel - first) * 64 + lane * 4);
+      auto* scales = reinterpret_cast<uint16_t*>(block + g * shape.group_bytes(width) + shape.code_bytes(width));
+      scales[(panel - first) * kLanes + lane] = f32_to_f16(scale);
       for (int32_t i = 0; i < group; ++i) {
-        const int64_t k = g * group + i;
-        if (panel_shape.bits == 8) {
-          bytes[k / 4 * 64 + lane * 4 + k % 4] = static_cast<uint8_t>(codes[i] + 128);
-          continue;
+        uint8_t& byte = bytes[i / step_inputs * width * 64 + i % 4];
+        if (shape.bits == 8) {
+          byte = static_cast<uint8_t>(codes[i] + 128);
+        } else {
+          const auto nibble = static_cast<uint8_t>(codes[i] + 8);
+          byte = i % 8 < 4 ? nibble : static_cast<uint8_t>(byte | nibble << 4);
         }
-        uint8_t& byte = bytes[k / 8 * 64 + lane * 4 + k % 4];
-        const auto nibble = static_cast<uint8_t>(codes[i] + 8);
-        byte = k % 8 < 4 ? nibble : static_cast<uint8_t>(byte | nibble << 4);
       }
     }
   }
 }
 
 size_t quantized_rows_bytes(const Weight& shape, int64_t rows) {
-  const PanelShape panel_shape(shape);
+  const QuantizedShape panel_shape(shape);
   return padded(rows * shape.cols) + 2 * padded(rows * panel_shape.groups() * 4);
 }
 
 QuantizedRows quantize_rows(const Weight& shape, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
                             ThreadTeam& team) {
-  const PanelShape panel_shape(shape);
+  const QuantizedShape panel_shape(shape);
   QuantizedRows result{.cols = shape.cols, .group = panel_shape.group};
   result.codes = reinterpret_cast<int8_t*>(memory);
   memory += padded(rows * shape.cols);

@@ -1,10 +1,13 @@
 // INT4 and INT8 weights against activations quantised on the fly; the formula is in sluice/quantize.h.
 //
-//   packed [rows, cols]:   panel of 16 outputs after panel, each
+//   packed [rows, cols]:  block after block of 4 panels (64 outputs; the last block may have fewer panels), each
 //
-//     int4  per 8 inputs 64 bytes:  byte 4 n + i = code(n, k + i) + 8 | (code(n, k + 4 + i) + 8) << 4      i in [0, 4)
-//     int8  per 4 inputs 64 bytes:  byte 4 n + i = code(n, k + i) + 128
-//     then  per group 16 f16 scales
+//     group 0 | group 1 | ...                  one stream of memory in the order in which a single row reads it
+//     a group:  step after step, each          [panel 0: 64 bytes] [panel 1] [panel 2] [panel 3]
+//               then the scales                [panel 0: 16 f16  ] [panel 1] [panel 2] [panel 3]   padded to 64 bytes
+//
+//     int4  a step is 8 inputs:  byte 4 n + i = code(n, k + i) + 8 | (code(n, k + 4 + i) + 8) << 4      i in [0, 4)
+//     int8  a step is 4 inputs:  byte 4 n + i = code(n, k + i) + 128
 //
 // Codes are stored unsigned, because the dot-product instruction takes one unsigned operand; the excess (8 or 128 times
 // the sum of the activation codes) is subtracted by the accumulator's start value, for free.
@@ -20,16 +23,35 @@
 
 namespace sluice::cpu::SLUICE_ISA {
 
-struct PanelShape {
-  int64_t cols;
+constexpr int32_t kBlockPanels = 4;
+
+struct QuantizedShape {
+  int64_t rows, cols;
   int32_t group;
   int32_t bits;
 
-  explicit PanelShape(const Weight& weight)
-      : cols(weight.cols), group(group_size(weight.format, weight.cols)), bits(code_bits(weight.format)) {}
+  explicit QuantizedShape(const Weight& weight)
+      : rows(weight.rows),
+        cols(weight.cols),
+        group(group_size(weight.format, weight.cols)),
+        bits(code_bits(weight.format)) {}
   int64_t groups() const { return cols / group; }
-  int64_t code_bytes() const { return cols * kLanes * bits / 8; }
-  int64_t bytes() const { return (code_bytes() + groups() * kLanes * 2 + 63) / 64 * 64; }
+  int64_t num_panels() const { return (rows + kLanes - 1) / kLanes; }
+  int64_t step_inputs() const { return 32 / bits; }
+  // Bytes of one group of a block of `panels` panels: its codes, then its scales.
+  int64_t code_bytes(int64_t panels) const { return group / step_inputs() * panels * 64; }
+  int64_t group_bytes(int64_t panels) const { return code_bytes(panels) + (panels * kLanes * 2 + 63) / 64 * 64; }
+  int64_t block_bytes(int64_t panels) const { return groups() * group_bytes(panels); }
+  int64_t bytes() const {
+    return num_panels() / kBlockPanels * block_bytes(kBlockPanels) + block_bytes(num_panels() % kBlockPanels);
+  }
+};
+
+// Panels [panel, panel + n) of one block.
+struct BlockPanels {
+  const std::byte* block;  // the block's first byte
+  int64_t width;           // panels of the block
+  int64_t panel;           // within the block
 };
 
 // Rows of activations as the tile reads them; in scratch memory.
@@ -59,12 +81,15 @@ inline I32x16 broadcast_codes(const int8_t* codes) {
   return broadcast_i32(four);
 }
 
-// [NUM_ROWS] x [NUM_PANELS * 16] outputs; panels lie `shape.bytes()` apart.
+// [NUM_ROWS] x [NUM_PANELS * 16] outputs.
 template <int NUM_ROWS, int NUM_PANELS, int BITS, typename Store>
-inline void multiply_quantized_tile(const QuantizedRowView* x, const PanelShape& shape, const std::byte* panels,
+inline void multiply_quantized_tile(const QuantizedRowView* x, const QuantizedShape& shape, BlockPanels at,
                                     Store&& store_result) {
   constexpr int kStep = BITS == 4 ? 8 : 4;  // inputs in 64 bytes
-  const int64_t panel_bytes = shape.bytes();
+  const int64_t step_bytes = at.width * 64;
+  const std::byte* step = at.block + at.panel * 64;
+  const int64_t scale_bytes = shape.group_bytes(at.width) - shape.code_bytes(at.width);
+  const int64_t to_scales = at.panel * kLanes * 2 - at.panel * 64;
   F32x16 acc[NUM_ROWS][NUM_PANELS];
 #pragma GCC unroll 8
   for (int r = 0; r < NUM_ROWS; ++r)
@@ -76,10 +101,10 @@ inline void multiply_quantized_tile(const QuantizedRowView* x, const PanelShape&
     for (int r = 0; r < NUM_ROWS; ++r)
 #pragma GCC unroll 8
       for (int p = 0; p < NUM_PANELS; ++p) dot[r][p] = broadcast_i32(x[r].starts[g]);
-    for (int64_t k = g * shape.group; k < (g + 1) * shape.group; k += kStep) {
+    for (int64_t k = g * shape.group; k < (g + 1) * shape.group; k += kStep, step += step_bytes) {
       I32x16 codes[NUM_PANELS];
 #pragma GCC unroll 8
-      for (int p = 0; p < NUM_PANELS; ++p) codes[p] = load_bytes(panels + p * panel_bytes + k / kStep * 64);
+      for (int p = 0; p < NUM_PANELS; ++p) codes[p] = load_bytes(step + p * 64);
       if constexpr (BITS == 4) {
 #pragma GCC unroll 8
         for (int r = 0; r < NUM_ROWS; ++r) {
@@ -104,12 +129,12 @@ inline void multiply_quantized_tile(const QuantizedRowView* x, const PanelShape&
     }
 #pragma GCC unroll 8
     for (int p = 0; p < NUM_PANELS; ++p) {
-      const auto* scales = reinterpret_cast<const uint16_t*>(panels + p * panel_bytes + shape.code_bytes());
-      const F32x16 weight_scale = load_f16(scales + g * kLanes);
+      const F32x16 weight_scale = load_f16(reinterpret_cast<const uint16_t*>(step + to_scales) + p * kLanes);
 #pragma GCC unroll 8
       for (int r = 0; r < NUM_ROWS; ++r)
         acc[r][p] = fma(to_f32(dot[r][p]), weight_scale * broadcast(x[r].scales[g]), acc[r][p]);
     }
+    step += scale_bytes;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < NUM_ROWS; ++r)
@@ -131,27 +156,27 @@ constexpr int kQuantVectorPanels = 1;
 #endif
 
 template <int NUM_PANELS, int BITS, typename Store>
-inline void multiply_quantized_rows(int num_rows, const QuantizedRowView* x, const PanelShape& shape,
-                                    const std::byte* panels, Store&& store_result) {
+inline void multiply_quantized_rows(int num_rows, const QuantizedRowView* x, const QuantizedShape& shape,
+                                    BlockPanels at, Store&& store_result) {
   switch (num_rows) {
     case 1:
-      multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
     case 2:
-      multiply_quantized_tile<2, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<2, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
 #if defined(__AVX512F__)
     case 3:
-      multiply_quantized_tile<3, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<3, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
     case 4:
-      multiply_quantized_tile<4, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<4, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
     case 5:
-      multiply_quantized_tile<5, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<5, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
     case 6:
-      multiply_quantized_tile<6, NUM_PANELS, BITS>(x, shape, panels, store_result);
+      multiply_quantized_tile<6, NUM_PANELS, BITS>(x, shape, at, store_result);
       return;
 #endif
     default:
@@ -159,30 +184,35 @@ inline void multiply_quantized_rows(int num_rows, const QuantizedRowView* x, con
   }
 }
 
-// All of [num_rows] x [num_panels * 16]: row(r) -> QuantizedRowView, store_result(r, panel, F32x16). `panels` points at
-// the first panel.
+// [num_rows] x panels [panel_begin, panel_end) of the weight: row(r) -> QuantizedRowView, store_result(r, panel,
+// F32x16) with panels counted from panel_begin, which begins a block.
 template <int BITS, typename Row, typename Store>
-inline void multiply_quantized_block(int64_t num_rows, Row&& row, const PanelShape& shape, const std::byte* panels,
-                                     int64_t num_panels, Store&& store_result) {
-  for (int64_t r0 = 0; r0 < num_rows; r0 += kQuantRows) {
-    const int rows = static_cast<int>(std::min<int64_t>(kQuantRows, num_rows - r0));
-    QuantizedRowView x[kQuantRows];
-    for (int r = 0; r < rows; ++r) x[r] = row(r0 + r);
-    int64_t panel = 0;
-    const auto run = [&]<int NUM_PANELS>(std::integral_constant<int, NUM_PANELS>) {
-      for (; panel + NUM_PANELS <= num_panels; panel += NUM_PANELS) {
-        const std::byte* part = panels + panel * shape.bytes();
-        const auto put = [&](int r, int p, F32x16 value) { store_result(r0 + r, panel + p, value); };
-        if constexpr (NUM_PANELS > kQuantPanels) {
-          multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, part, put);
-        } else {
-          multiply_quantized_rows<NUM_PANELS, BITS>(rows, x, shape, part, put);
+inline void multiply_quantized_block(int64_t num_rows, Row&& row, const QuantizedShape& shape, const std::byte* data,
+                                     int64_t panel_begin, int64_t panel_end, Store&& store_result) {
+  for (int64_t first = panel_begin; first < panel_end; first += kBlockPanels) {
+    const int64_t width = std::min<int64_t>(kBlockPanels, panel_end - first);
+    const std::byte* block = data + first / kBlockPanels * shape.block_bytes(kBlockPanels);
+    for (int64_t r0 = 0; r0 < num_rows; r0 += kQuantRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kQuantRows, num_rows - r0));
+      QuantizedRowView x[kQuantRows];
+      for (int r = 0; r < rows; ++r) x[r] = row(r0 + r);
+      int64_t panel = 0;
+      const auto run = [&]<int NUM_PANELS>(std::integral_constant<int, NUM_PANELS>) {
+        for (; panel + NUM_PANELS <= width; panel += NUM_PANELS) {
+          const auto put = [&](int r, int p, F32x16 value) {
+            store_result(r0 + r, first - panel_begin + panel + p, value);
+          };
+          if constexpr (NUM_PANELS > kQuantPanels) {
+            multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, {block, width, panel}, put);
+          } else {
+            multiply_quantized_rows<NUM_PANELS, BITS>(rows, x, shape, {block, width, panel}, put);
+          }
         }
-      }
-    };
-    if (rows == 1) run(std::integral_constant<int, kQuantVectorPanels>{});
-    if constexpr (kQuantPanels > 1) run(std::integral_constant<int, kQuantPanels>{});
-    run(std::integral_constant<int, 1>{});
+      };
+      if (rows == 1) run(std::integral_constant<int, kQuantVectorPanels>{});
+      if constexpr (kQuantPanels > 1) run(std::integral_constant<int, kQuantPanels>{});
+      run(std::integral_constant<int, 1>{});
+    }
   }
 }
 

@@ -51,6 +51,11 @@ inline F32x16 load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 
+// Integral lanes in [-128, 127] as bytes.
+inline void store_codes(int8_t* p, F32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+
 // Sixteen int32 lanes, or the same register as 64 bytes.
 struct I32x16 {
   __m512i v;
@@ -131,6 +136,13 @@ inline F32x16 exp2_integral(F32x16 n) { return {exp2_integral(n.lo), exp2_integr
 inline F32x16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline void store_codes(int8_t* p, F32x16 a) {
+  // packs works within 128-bit halves; the permutation puts its quarters 0, 2, 1, 3 in order.
+  const __m256i words =
+      _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 
 struct I32x16 {
