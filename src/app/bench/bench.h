@@ -1,0 +1,10 @@
+// `sluice bench`: the measurements, one subcommand each. Every one adds its flags and returns what to run.
+#pragma once
+
+#include "app/commands.h"
+
+namespace sluice {
+
+Action add_bench_engine(CLI::App& app);
+
+}  // namespace sluice
