@@ -12,6 +12,7 @@ Action add_bench(CLI::App& app) {
   };
   constexpr Bench kBenches[] = {
       {"engine", "prefill and decode of the engine alone, beside the machine's bounds", add_bench_engine},
+      {"batching", "continuous against static batching, same engine", add_bench_batching},
   };
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, Action>> actions;

@@ -6,5 +6,6 @@
 namespace sluice {
 
 Action add_bench_engine(CLI::App& app);
+Action add_bench_batching(CLI::App& app);
 
 }  // namespace sluice
