@@ -28,6 +28,7 @@ constexpr Subcommand kSubcommands[] = {
     {"perplexity", "measure how well a model predicts a text", add_perplexity},
     {"tokenize", "turn texts into token ids and back", add_tokenize},
     {"inspect", "print what a model is and costs, without loading it", add_inspect},
+    {"bench", "measure the engine and the serving core", add_bench},
 };
 
 int run(int argc, char** argv) {

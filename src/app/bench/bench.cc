@@ -1,0 +1,30 @@
+#include "app/bench/bench.h"
+
+#include <utility>
+
+namespace sluice {
+
+Action add_bench(CLI::App& app) {
+  struct Bench {
+    const char* name;
+    const char* help;
+    Action (*add)(CLI::App&);
+  };
+  constexpr Bench kBenches[] = {
+      {"engine", "prefill and decode of the engine alone, beside the machine's bounds", add_bench_engine},
+      {"batching", "continuous against static batching, same engine", add_bench_batching},
+  };
+  app.require_subcommand(1);
+  std::vector<std::pair<CLI::App*, Action>> actions;
+  for (const Bench& bench : kBenches) {
+    CLI::App* child = app.add_subcommand(bench.name, bench.help);
+    actions.emplace_back(child, bench.add(*child));
+  }
+  return [actions = std::move(actions)]() -> Status {
+    for (const auto& [child, action] : actions)
+      if (child->parsed()) return action().with_context(child->get_name());
+    return {};
+  };
+}
+
+}  // namespace sluice

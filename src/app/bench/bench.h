@@ -1,0 +1,11 @@
+// `sluice bench`: the measurements, one subcommand each. Every one adds its flags and returns what to run.
+#pragma once
+
+#include "app/commands.h"
+
+namespace sluice {
+
+Action add_bench_engine(CLI::App& app);
+Action add_bench_batching(CLI::App& app);
+
+}  // namespace sluice

@@ -1,0 +1,29 @@
+// What this machine can do at most, measured here and now with the threads that will do the work, so that every figure
+// of `bench engine` stands beside its bound. Owns the memory that is read.
+#pragma once
+
+#include "sluice/tensor.h"
+#include "sluice/thread_team.h"
+
+namespace sluice {
+
+struct MachineBounds {
+  double read_gb_per_second = 0;   // sequential reading far beyond the caches, huge pages; 10^9 bytes
+  double f32_gop_per_second = 0;   // multiply-adds in the widest vectors, two operations each
+  double int8_gop_per_second = 0;  // dot products: VNNI, or the three AVX2 instructions that stand for it; 2 a product
+};
+
+class BoundMeter {
+ public:
+  explicit BoundMeter(ThreadTeam& team);
+  // Takes about a second. The best of some passes counts, because every disturbance makes it slower.
+  MachineBounds measure();
+
+ private:
+  double read_rate();
+
+  ThreadTeam& team_;
+  Buffer buffer_;
+};
+
+}  // namespace sluice
