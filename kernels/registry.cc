@@ -34,6 +34,8 @@ bool has_avx512() {
 
 bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
+bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
+
 // The product backends, fastest first.
 struct Candidate {
   const Backend* backend;
@@ -42,6 +44,7 @@ struct Candidate {
 };
 
 constexpr Candidate kCandidates[] = {
+    {&cpu::avx512bf16::kBackend, has_avx512bf16, "AVX-512 F, BW, VL, DQ, VNNI and BF16"},
     {&cpu::avx512vnni::kBackend, has_avx512vnni, "AVX-512 F, BW, VL, DQ and VNNI"},
     {&cpu::avx512::kBackend, has_avx512, "AVX-512 F, BW, VL and DQ"},
     {&cpu::avx2::kBackend, has_avx2, "AVX2 and FMA"},
@@ -60,7 +63,7 @@ Result<const Backend*> find_backend(std::string_view name) {
   if (any)
     return failed_precondition(
         "device: {} needs AVX2 and FMA, which this machine lacks; --device ref runs anywhere, slowly", name);
-  return invalid_argument("device: expected one of auto, cpu, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
+  return invalid_argument("device: expected one of auto, cpu, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
                           name);
 }
 

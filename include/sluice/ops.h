@@ -183,6 +183,7 @@ struct LatentAttentionArgs {
   std::span<const Weight> k_up;         // [heads] each [nope_dim, kv_lora_rank]: K_h      (expanded)
   std::span<const Weight> k_up_t;       // [heads] each [kv_lora_rank, nope_dim]: K_h^T    (absorbed)
   std::span<const Weight> v_up;         // [heads] each [v_dim, kv_lora_rank]: V_h         (both)
+                                        // Over a bf16 cache the expanded form takes bf16 weights; the absorbed one any.
 };
 
 // A backend's kernels. Plain functions; every entry is filled.

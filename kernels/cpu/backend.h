@@ -17,5 +17,7 @@ void rope(const RopeArgs&, OpContext&);
 void latent_write(const LatentWriteArgs&, OpContext&);
 void latent_attention_expanded(const LatentAttentionArgs&, OpContext&);
 void latent_attention_absorbed(const LatentAttentionArgs&, OpContext&);
+// The former of a bf16 cache; it calls this.
+void latent_attention_expanded_bf16(const LatentAttentionArgs&, OpContext&);
 
 }  // namespace sluice::cpu::SLUICE_ISA

@@ -15,5 +15,8 @@ extern const Backend kBackend;
 namespace avx512vnni {
 extern const Backend kBackend;
 }
+namespace avx512bf16 {
+extern const Backend kBackend;
+}
 
 }  // namespace sluice::cpu

@@ -1,5 +1,6 @@
-// Attention of prompt tokens: per head, keys and values are expanded from the latents one tile of 64 positions (= one
-// page) at a time, and a running softmax (arXiv:2205.14135) folds the tile into every query row of the chunk.
+// Attention of prompt tokens over an f32 cache (bf16: latent_attention_expanded_bf16.cc): per head, keys and values are
+// expanded from the latents one tile of 64 positions (= one page) at a time, and a running softmax (arXiv:2205.14135)
+// folds the tile into every query row of the chunk.
 //
 //   one unit of work = (sequence, head);   for tile in pages, ascending from position 0:
 //      K [64, nope] = C K_h^T,  V [64, v] = C V_h^T       once for all rows of the chunk
@@ -14,20 +15,16 @@
 #include "kernels/cpu/backend.h"
 #include "kernels/cpu/latent_cache.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/running_softmax.h"
 
 namespace sluice::cpu::SLUICE_ISA {
 
 namespace {
 
-constexpr int32_t kTileKeys = kPageTokens;
-constexpr int64_t kKeyPanels = kTileKeys / kLanes;
-constexpr float kClosed = -std::numeric_limits<float>::infinity();
-
 int64_t round_up(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
 // One thread's memory, in floats; laid out in this order.
 struct Workspace {
-  float* entries;  // [64, width] of a bf16 page, widened
   float* tail;     // [64, width] entries of a page that is not full, zeros behind them
   float* keys;     // [4 panels][nope + rope][16 keys]
   float* values;   // [v panels][64 keys][16]
@@ -38,14 +35,13 @@ struct Workspace {
 
   static int64_t size(const LatentAttentionArgs& args, int64_t max_rows) {
     const int64_t width = args.kv_lora_rank + args.rope_dim;
-    return 2 * kTileKeys * width + kTileKeys * (args.nope_dim + args.rope_dim) + kTileKeys * round_up(args.v_dim) +
+    return kTileKeys * width + kTileKeys * (args.nope_dim + args.rope_dim) + kTileKeys * round_up(args.v_dim) +
            kTileRows * kTileKeys + 2 * round_up(max_rows) + max_rows * round_up(args.v_dim);
   }
 
   Workspace(float* memory, const LatentAttentionArgs& args, int64_t max_rows) {
     const int64_t width = args.kv_lora_rank + args.rope_dim;
     const auto take = [&](int64_t count) { return std::exchange(memory, memory + count); };
-    entries = take(kTileKeys * width);
     tail = take(kTileKeys * width);
     keys = take(kTileKeys * (args.nope_dim + args.rope_dim));
     values = take(kTileKeys * round_up(args.v_dim));
@@ -60,7 +56,7 @@ struct Workspace {
 // might be NaN).
 const float* tile_entries(const LatentAttentionArgs& args, PageId page, int32_t count, const Workspace& work) {
   const int64_t width = args.kv_lora_rank + args.rope_dim;
-  const float* entries = page_entries(args.cache, page, count, width, work.entries);
+  const float* entries = page_entries(args.cache, page);
   if (count == kTileKeys) return entries;
   std::copy(entries, entries + count * width, work.tail);
   std::fill(work.tail + count * width, work.tail + kTileKeys * width, 0.0f);
@@ -99,29 +95,6 @@ void expand_values(const LatentAttentionArgs& args, const Weight& v_up, const fl
   });
 }
 
-// scores[64] of one row -> probabilities in place; returns the factor that earlier tiles are scaled by.
-float soften(float* scores, int32_t num_open, float scale, float* row_max, float* row_sum) {
-  for (int32_t key = num_open; key < kTileKeys; ++key) scores[key] = kClosed;
-  F32x16 s[kKeyPanels];
-  F32x16 peak = broadcast(kClosed);
-  for (int p = 0; p < kKeyPanels; ++p) {
-    s[p] = load(scores + p * kLanes) * broadcast(scale);
-    peak = max(peak, s[p]);
-  }
-  const float new_max = std::max(*row_max, reduce_max(peak));
-  F32x16 sum = zero();
-  for (int p = 0; p < kKeyPanels; ++p) {
-    const F32x16 probability = exp(s[p] - broadcast(new_max));
-    store(scores + p * kLanes, probability);
-    sum = sum + probability;
-  }
-  alignas(64) float alpha[kLanes];
-  store(alpha, exp(broadcast(*row_max - new_max)));  // first tile: exp(-inf) = 0
-  *row_sum = *row_sum * alpha[0] + reduce_add(sum);
-  *row_max = new_max;
-  return alpha[0];
-}
-
 struct HeadTile {
   const SequenceSpan& span;
   int32_t head;
@@ -141,7 +114,7 @@ void attend_rows(const LatentAttentionArgs& args, const HeadTile& tile, int64_t 
   float alpha[kTileRows];
   for (int64_t r = 0; r < num_rows; ++r) {
     const int32_t position = tile.span.position_begin + static_cast<int32_t>(row0 + r);
-    const int32_t num_open = std::min(kTileKeys, position + 1 - tile.tile_begin);
+    const int32_t num_open = position + 1 - tile.tile_begin;
     alpha[r] =
         soften(work.scores + r * kTileKeys, num_open, args.scale, work.row_max + row0 + r, work.row_sum + row0 + r);
   }
@@ -179,6 +152,7 @@ void attend_head(const LatentAttentionArgs& args, const SequenceSpan& span, int3
 }  // namespace
 
 void latent_attention_expanded(const LatentAttentionArgs& args, OpContext& context) {
+  if (args.cache.dtype == DType::kBF16) return latent_attention_expanded_bf16(args, context);
   int64_t max_rows = 0;
   for (const SequenceSpan& span : args.sequences)
     max_rows = std::max<int64_t>(max_rows, span.position_end - span.position_begin);

@@ -17,16 +17,9 @@ inline std::byte* entry_address(const LatentCache& cache, const PageId* pages, i
          position % kPageTokens * width * element_bytes(cache);
 }
 
-// The entries of one page as f32 rows [count, width]: the page itself where it is f32, else widened into `buffer`.
-inline const float* page_entries(const LatentCache& cache, PageId page, int32_t count, int64_t width, float* buffer) {
-  const std::byte* base = cache.base + value(page) * cache.page_stride;
-  if (cache.dtype == DType::kF32) return reinterpret_cast<const float*>(base);
-  const auto* source = reinterpret_cast<const uint16_t*>(base);
-  const int64_t total = count * width;
-  int64_t i = 0;
-  for (; i + kLanes <= total; i += kLanes) store(buffer + i, load_bf16(source + i));
-  for (; i < total; ++i) buffer[i] = bf16_to_f32(source[i]);
-  return buffer;
+// The entries of one page of an f32 cache: rows [64, width].
+inline const float* page_entries(const LatentCache& cache, PageId page) {
+  return reinterpret_cast<const float*>(cache.base + value(page) * cache.page_stride);
 }
 
 }  // namespace sluice::cpu::SLUICE_ISA

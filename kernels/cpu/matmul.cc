@@ -76,25 +76,28 @@ bool supports(WeightFormat format) { return format != WeightFormat::kAuto; }
 
 int64_t packed_bytes(WeightFormat format, int64_t rows, int64_t cols) {
   if (is_quantized(format)) return quantized_packed_bytes({format, rows, cols, nullptr});
-  return weight_bytes(format, (rows + kLanes - 1) / kLanes * kLanes, cols);
+  const int64_t panels = num_panels({format, rows, cols, nullptr});
+  if (format == WeightFormat::kBF16) return panels * pair_panel_elements(cols) * 2;
+  return weight_bytes(format, panels * kLanes, cols);
 }
 
 void pack(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
-  const auto scatter = [&](auto* out, auto&& convert) {
-    const int64_t padded_rows = (num_rows + kLanes - 1) / kLanes * kLanes;
-    for (int64_t r = 0; r < padded_rows; ++r) {
-      auto* column = out + (row_begin + r) / kLanes * kLanes * shape.cols + (row_begin + r) % kLanes;
-      for (int64_t k = 0; k < shape.cols; ++k)
-        column[k * kLanes] = convert(r < num_rows ? source[r * shape.cols + k] : 0);
-    }
+  if (is_quantized(shape.format)) return pack_quantized(shape, row_begin, num_rows, source, packed);
+  const int64_t padded_rows = (num_rows + kLanes - 1) / kLanes * kLanes;
+  const auto value = [&](int64_t r, int64_t k) {
+    return r < num_rows && k < shape.cols ? source[r * shape.cols + k] : 0.0f;
   };
-  if (is_quantized(shape.format)) {
-    pack_quantized(shape, row_begin, num_rows, source, packed);
-  } else if (shape.format == WeightFormat::kF32) {
-    scatter(reinterpret_cast<float*>(packed), [](float value) { return value; });
-  } else {
-    SLUICE_CHECK(shape.format == WeightFormat::kBF16, "format={}", name(shape.format));
-    scatter(reinterpret_cast<uint16_t*>(packed), [](float value) { return f32_to_bf16(value); });
+  for (int64_t r = 0; r < padded_rows; ++r) {
+    const int64_t panel = (row_begin + r) / kLanes, lane = (row_begin + r) % kLanes;
+    if (shape.format == WeightFormat::kF32) {
+      float* column = reinterpret_cast<float*>(packed) + panel * shape.cols * kLanes + lane;
+      for (int64_t k = 0; k < shape.cols; ++k) column[k * kLanes] = value(r, k);
+    } else {
+      SLUICE_CHECK(shape.format == WeightFormat::kBF16, "format={}", name(shape.format));
+      uint16_t* column = reinterpret_cast<uint16_t*>(packed) + panel * pair_panel_elements(shape.cols) + lane * 2;
+      for (int64_t k = 0; k < (shape.cols + 1) / 2 * 2; ++k)
+        column[k / 2 * kPairElements + k % 2] = f32_to_bf16(value(r, k));
+    }
   }
 }
 

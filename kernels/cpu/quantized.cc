@@ -72,23 +72,30 @@ size_t quantized_rows_bytes(const Weight& shape, int64_t rows) {
   return padded(rows * shape.cols) + 2 * padded(rows * panel_shape.groups() * 4);
 }
 
-QuantizedRows quantize_rows(const Weight& shape, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
-                            ThreadTeam& team) {
-  const QuantizedShape panel_shape(shape);
-  QuantizedRows result{.cols = shape.cols, .group = panel_shape.group};
+QuantizedRows place_rows(const Weight& weight, int64_t rows, std::byte* memory) {
+  const QuantizedShape shape(weight);
+  QuantizedRows result{.cols = shape.cols, .group = shape.group};
   result.codes = reinterpret_cast<int8_t*>(memory);
   memory += padded(rows * shape.cols);
   result.scales = reinterpret_cast<float*>(memory);
-  memory += padded(rows * panel_shape.groups() * 4);
+  memory += padded(rows * shape.groups() * 4);
   result.starts = reinterpret_cast<int32_t*>(memory);
-  const int32_t excess = panel_shape.bits == 4 ? 8 : 128;
-  const int64_t grain = std::max<int64_t>(1, kGrainValues / shape.cols);
-  team.parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row)
-      for (int64_t g = 0; g < panel_shape.groups(); ++g)
-        quantize_group(x + row * x_stride + g * panel_shape.group, panel_shape.group, excess,
-                       result.codes + row * shape.cols + g * panel_shape.group,
-                       result.scales + row * panel_shape.groups() + g, result.starts + row * panel_shape.groups() + g);
+  return result;
+}
+
+void quantize_row(const float* x, int32_t bits, const QuantizedRows& rows, int64_t row) {
+  const int32_t excess = bits == 4 ? 8 : 128;
+  for (int64_t g = 0; g < rows.groups(); ++g)
+    quantize_group(x + g * rows.group, rows.group, excess, rows.codes + row * rows.cols + g * rows.group,
+                   rows.scales + row * rows.groups() + g, rows.starts + row * rows.groups() + g);
+}
+
+QuantizedRows quantize_rows(const Weight& weight, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
+                            ThreadTeam& team) {
+  const QuantizedRows result = place_rows(weight, rows, memory);
+  const int32_t bits = code_bits(weight.format);
+  team.parallel_for(rows, std::max<int64_t>(1, kGrainValues / weight.cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) quantize_row(x + row * x_stride, bits, result, row);
   });
   return result;
 }

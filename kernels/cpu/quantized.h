@@ -219,8 +219,12 @@ inline void multiply_quantized_block(int64_t num_rows, Row&& row, const Quantize
 int64_t quantized_packed_bytes(const Weight& shape);
 void pack_quantized(const Weight& shape, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed);
 
-// Bytes of scratch that quantize_rows needs.
+// Bytes of memory that `rows` quantised rows take.
 size_t quantized_rows_bytes(const Weight& shape, int64_t rows);
+// The rows' places in `memory`, still empty.
+QuantizedRows place_rows(const Weight& shape, int64_t rows, std::byte* memory);
+// x [cols] -> codes, scales and starts of one row, for weights of `bits`.
+void quantize_row(const float* x, int32_t bits, const QuantizedRows& rows, int64_t row);
 // x [rows, x_stride] -> codes, scales, starts in `memory`; threads share the rows.
 QuantizedRows quantize_rows(const Weight& shape, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
                             ThreadTeam& team);

@@ -6,12 +6,16 @@
 //   w:   k = 0   [ 16 outputs ]   [ 16 outputs ]        packed weights: k_stride = 16, panel_stride = 16 * cols
 //        k = 1   [ 16 outputs ]   [ 16 outputs ]        rows of a cache page: k_stride = row, panel_stride = 16
 //
+// bf16 weights come in pairs of inputs, [cols / 2][16 outputs][2], which is also what products of bf16 by bf16 read
+// (pair_tile.h); an odd last input is paired with zeros.
+//
 // Lanes are outputs, so an output has one accumulator and one chain of fmas: the bits do not depend on NUM_ROWS,
 // NUM_PANELS or the instruction set, and a GEMV is the same sum as a GEMM.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cpu/simd.h"
 
@@ -30,15 +34,26 @@ constexpr int kTilePanels = 1;
 constexpr int kVectorPanels = 4;
 #endif
 
-inline F32x16 load_weight(const float* w) { return load(w); }
-inline F32x16 load_weight(const uint16_t* w) { return load_bf16(w); }
-
 template <typename T>
 struct TileWeights {
   const T* data;         // first panel
   int64_t panel_stride;  // elements
-  int64_t k_stride;      // elements
+  int64_t k_stride;      // elements, from input to input (f32) or from pair to pair (bf16)
 };
+
+// acc[r][p] += x[r][k] * w[k][p], load_panel(p) giving the latter.
+template <int NUM_ROWS, int NUM_PANELS, typename Load>
+inline void accumulate(const float* const* x, int64_t k, Load&& load_panel, F32x16 (&acc)[NUM_ROWS][NUM_PANELS]) {
+  F32x16 weights[NUM_PANELS];
+#pragma GCC unroll 8
+  for (int p = 0; p < NUM_PANELS; ++p) weights[p] = load_panel(p);
+#pragma GCC unroll 8
+  for (int r = 0; r < NUM_ROWS; ++r) {
+    const F32x16 value = broadcast(x[r][k]);
+#pragma GCC unroll 8
+    for (int p = 0; p < NUM_PANELS; ++p) acc[r][p] = fma(value, weights[p], acc[r][p]);
+  }
+}
 
 template <int NUM_ROWS, int NUM_PANELS, typename T, typename Store>
 inline void multiply_tile(const float* const* x, int64_t depth, TileWeights<T> w, Store&& store_result) {
@@ -47,16 +62,21 @@ inline void multiply_tile(const float* const* x, int64_t depth, TileWeights<T> w
   for (int r = 0; r < NUM_ROWS; ++r)
 #pragma GCC unroll 8
     for (int p = 0; p < NUM_PANELS; ++p) acc[r][p] = zero();
-  for (int64_t k = 0; k < depth; ++k) {
-    F32x16 weights[NUM_PANELS];
-#pragma GCC unroll 8
-    for (int p = 0; p < NUM_PANELS; ++p) weights[p] = load_weight(w.data + p * w.panel_stride + k * w.k_stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < NUM_ROWS; ++r) {
-      const F32x16 value = broadcast(x[r][k]);
-#pragma GCC unroll 8
-      for (int p = 0; p < NUM_PANELS; ++p) acc[r][p] = fma(value, weights[p], acc[r][p]);
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t k = 0; k < depth; ++k)
+      accumulate(
+          x, k, [&](int p) { return load(w.data + p * w.panel_stride + k * w.k_stride); }, acc);
+  } else {
+    const auto pair = [&](int p, int64_t k) { return load_bytes(w.data + p * w.panel_stride + k / 2 * w.k_stride); };
+    for (int64_t k = 0; k + 1 < depth; k += 2) {
+      accumulate(
+          x, k, [&](int p) { return even_bf16(pair(p, k)); }, acc);
+      accumulate(
+          x, k + 1, [&](int p) { return odd_bf16(pair(p, k)); }, acc);
     }
+    if (depth % 2 != 0)
+      accumulate(
+          x, depth - 1, [&](int p) { return even_bf16(pair(p, depth - 1)); }, acc);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < NUM_ROWS; ++r)

@@ -145,6 +145,15 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
   return static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
 }
 
+namespace {
+
+DType cache_dtype(const Options& options, WeightFormat weights) {
+  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
+}
+
+}  // namespace
+
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   const TimePoint begin = std::chrono::steady_clock::now();
   auto loaded = std::make_unique<LoadedModel>();
@@ -174,12 +183,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   OpContext context = loaded->context();
   {
     ProgressBar bar(total);
-    SLUICE_ASSIGN_OR_RETURN(
-        loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
-                                           {.weights = weights,
-                                            .cache_dtype = options.cache_dtype == "bf16" ? DType::kBF16 : DType::kF32,
-                                            .max_batch_tokens = options.max_batch_tokens,
-                                            .progress = [&](int64_t done) { bar.show(done); }}));
+    SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
+                                                               {.weights = weights,
+                                                                .cache_dtype = cache_dtype(options, weights),
+                                                                .max_batch_tokens = options.max_batch_tokens,
+                                                                .progress = [&](int64_t done) { bar.show(done); }}));
   }
   loaded->info.weights = name(weights);
   SLUICE_ASSIGN_OR_RETURN(

@@ -42,7 +42,7 @@ Status ServingCore::open_disk(const Options& options) {
                            .max_bytes = options.cache_disk_mib << 20,
                            .page_bytes = layout.bytes_per_page(),
                            .model_hash = model_hash,
-                           .layout_hash = layout_fingerprint(layout, options.cache_dtype)});
+                           .layout_hash = layout_fingerprint(layout, name(loaded_.model->cache_dtype()))});
 }
 
 bool ServingCore::step() {

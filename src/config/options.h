@@ -27,7 +27,7 @@ struct Options {
   std::string chat_format;                 // empty: by the checkpoint's chat_template
   int32_t context = 0;                     // tokens; 0: the model's own
   // cache
-  std::string cache_dtype = "f32";  // "f32" or "bf16"
+  std::string cache_dtype = "auto";  // "auto", "bf16" or "f32"
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
   bool cache_enabled = true;
   bool cache_reuse_generated = true;

@@ -71,7 +71,7 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
   for (int32_t index = 0; index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
-                .attention = LatentAttention(config_, index, loader),
+                .attention = LatentAttention(config_, index, cache_dtype_, loader),
                 .ffn_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden),
                 .dense = {},
                 .moe = {}};

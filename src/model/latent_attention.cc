@@ -1,5 +1,7 @@
 #include "model/latent_attention.h"
 
+#include "sluice/quantize.h"
+
 #include "model/rope.h"
 
 namespace sluice {
@@ -19,7 +21,7 @@ LatentAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_row
   attended.resize(floats(int64_t{config.num_attention_heads} * config.v_head_dim));
 }
 
-LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader)
+LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType cache_dtype, WeightLoader& loader)
     : config_(config),
       layer_(layer),
       scale_(softmax_scale(config)),
@@ -47,15 +49,19 @@ LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, Weigh
     k_up_t.push_back(loader.transposed(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
     v_up.push_back(loader.slice(kv_b, row + config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank));
   }
-  k_up_ = loader.pack_wide(k_up);
-  k_up_t_ = loader.pack_wide(k_up_t);
-  v_up_ = loader.pack_wide(v_up);
+  const bool wide = cache_dtype == DType::kF32 && loader.format() == WeightFormat::kF32;
+  const WeightFormat expanded = wide ? WeightFormat::kF32 : WeightFormat::kBF16;
+  const WeightFormat absorbed = is_quantized(loader.format()) ? WeightFormat::kInt8 : expanded;
+  k_up_ = loader.pack_as(k_up, expanded);
+  k_up_t_ = loader.pack_as(k_up_t, absorbed);
+  v_up_ = loader.pack_as(v_up, expanded);
+  if (absorbed != expanded) v_up_absorbed_ = loader.pack_as(v_up, absorbed);
   o_proj_ = loader.pack({loader.tensor(prefix + "o_proj.weight", config.hidden_size, heads * config.v_head_dim)});
 }
 
 int64_t LatentAttention::weight_bytes() const {
   return (q_a_proj_ ? q_a_proj_->bytes() : 0) + q_proj_.bytes() + kv_a_proj_.bytes() + k_up_.bytes() + k_up_t_.bytes() +
-         v_up_.bytes() + o_proj_.bytes();
+         v_up_.bytes() + (v_up_absorbed_ ? v_up_absorbed_->bytes() : 0) + o_proj_.bytes();
 }
 
 void LatentAttention::project_query(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
@@ -143,6 +149,7 @@ void LatentAttention::forward(const StepBatch& batch, const float* normed, const
   }
   if (!batch.generated_spans.empty()) {
     write.sequences = attend.sequences = batch.generated_spans;
+    if (v_up_absorbed_) attend.v_up = v_up_absorbed_->all();
     backend.latent_write(write, context);
     backend.latent_attention_absorbed(attend, context);
   }

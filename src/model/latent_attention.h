@@ -14,7 +14,9 @@ namespace sluice {
 
 class LatentAttention {
  public:
-  LatentAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader);
+  // Over a bf16 cache the expanded form multiplies bf16 by bf16, so its projections are kept in bf16 (else f32 where
+  // the model is). The absorbed form's are streamed once per token and kept in 8 bits in quantised models.
+  LatentAttention(const ModelConfig& config, int32_t layer, DType cache_dtype, WeightLoader& loader);
 
   // Activations shared by all layers; sized once for the largest step.
   struct Workspace {
@@ -39,15 +41,16 @@ class LatentAttention {
   int32_t layer_;
   float scale_;
   RopeLayout layout_;
-  std::optional<PackedMatrices> q_a_proj_;  // [q_lora_rank, hidden]
-  std::vector<float> q_a_norm_;             // [q_lora_rank]
-  PackedMatrices q_proj_;                   // [heads * (nope + rope), q_lora_rank or hidden]
-  PackedMatrices kv_a_proj_;                // [kv_lora_rank + rope, hidden]
-  std::vector<float> kv_a_norm_;            // [kv_lora_rank]
-  PackedMatrices k_up_;                     // heads x [nope, kv_lora_rank]
-  PackedMatrices k_up_t_;                   // heads x [kv_lora_rank, nope]
-  PackedMatrices v_up_;                     // heads x [v, kv_lora_rank]
-  PackedMatrices o_proj_;                   // [hidden, heads * v]
+  std::optional<PackedMatrices> q_a_proj_;       // [q_lora_rank, hidden]
+  std::vector<float> q_a_norm_;                  // [q_lora_rank]
+  PackedMatrices q_proj_;                        // [heads * (nope + rope), q_lora_rank or hidden]
+  PackedMatrices kv_a_proj_;                     // [kv_lora_rank + rope, hidden]
+  std::vector<float> kv_a_norm_;                 // [kv_lora_rank]
+  PackedMatrices k_up_;                          // heads x [nope, kv_lora_rank]
+  PackedMatrices k_up_t_;                        // heads x [kv_lora_rank, nope]
+  PackedMatrices v_up_;                          // heads x [v, kv_lora_rank]
+  std::optional<PackedMatrices> v_up_absorbed_;  // the same for the absorbed form, where its format differs
+  PackedMatrices o_proj_;                        // [hidden, heads * v]
 };
 
 }  // namespace sluice

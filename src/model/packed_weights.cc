@@ -50,10 +50,6 @@ RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, i
 
 PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) { return pack_as(sources, format_); }
 
-PackedMatrices WeightLoader::pack_wide(const std::vector<RowSource>& sources) {
-  return pack_as(sources, is_quantized(format_) ? WeightFormat::kBF16 : format_);
-}
-
 PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, DType on_disk) {
   return pack_as(sources, on_disk == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32);
 }

@@ -49,8 +49,7 @@ class WeightLoader {
   RowSource slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const;
 
   PackedMatrices pack(const std::vector<RowSource>& sources);  // in the model's format
-  PackedMatrices pack_wide(
-      const std::vector<RowSource>& sources);  // never quantised: bf16 where the model is, else f32
+  PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
   PackedMatrices pack_exact(const std::vector<RowSource>& sources, DType on_disk);  // router: never quantised
   std::vector<float> vector(const std::string& name, int64_t size) const;           // norms, biases
 
@@ -58,8 +57,6 @@ class WeightLoader {
   WeightFormat format() const { return format_; }
 
  private:
-  PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
-
   const Checkpoint& checkpoint_;
   const Backend& backend_;
   WeightFormat format_;

@@ -39,6 +39,7 @@ class CellRunnerTest : public ::testing::Test {
   void SetUp() override {
     Options options;
     options.threads = 1;
+    options.cache_dtype = "f32";
     options.cache_memory_mib = 8;  // 8 MiB / (64 * 6 * 80 * 4 B) = 68 pages
     options.max_batch_tokens = 128;
     loaded_ = std::move(LoadedModel::load(options)).value();

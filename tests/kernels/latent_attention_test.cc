@@ -11,8 +11,15 @@ namespace {
 // Every score and value goes through chains of n roundings of partial sums of about unit size (latent_case.h), whose
 // errors are independent: about sqrt(n) u together. The scores' chains are the latent (key or absorbed query) and q_dim
 // resp. the entry width; the values' are the tile, the tiles and the latent. exp adds 3 u, the quotient 1 u.
+//
+// Over a bf16 cache the query, the key (or absorbed query), the probability and the value are rounded to 8 bits: each
+// is off by 2^-8 of its power of two at most, uniformly, which is 0.41 * 2^-8 of itself in the mean square. The scores
+// (deviation 1) take two such errors, which reach the probabilities as they are; with the probability's own and the
+// value's that is sqrt(4) * 0.41 * 2^-8.
 double rounding(const AttentionShape& s, int32_t context) {
-  return kUnit * (std::sqrt(2.0 * s.kv_lora_rank + s.q_dim() + s.width() + kPageTokens + context / kPageTokens) + 4);
+  const double f32 =
+      kUnit * (std::sqrt(2.0 * s.kv_lora_rank + s.q_dim() + s.width() + kPageTokens + context / kPageTokens) + 4);
+  return s.cache == DType::kBF16 ? f32 + 2 * 0.41 * 0x1p-8 : f32;
 }
 
 // Roundings are uniform (0.58 u) and partial sums mostly smaller than the whole, so one deviation of the error is below
@@ -20,13 +27,17 @@ double rounding(const AttentionShape& s, int32_t context) {
 constexpr double kElement = 4;
 
 void expect_attention(const LatentCase& world, const std::vector<float>& got, const std::vector<float>& want,
-                      int32_t context_length, const std::string& what) {
-  const double bound = rounding(world.shape(), context_length);
+                      int32_t context_length, const std::string& what, double factor = 1) {
+  const double bound = factor * rounding(world.shape(), context_length);
   // Outputs are means of many values, hence smaller, by up to sqrt(context); so are their errors, for the same reason.
   expect_close(
       got, want, world.shape().out_row(), bound, [&](size_t) { return kElement * bound; },
       world.shape().text() + " " + what);
 }
+
+// Quantised projections round their inputs, the query and the summed latents, to 127 steps of the largest of a group:
+// of 128 normal values 2.8 deviations, so each is off by 2.8 / 127 / sqrt(12) of itself in the mean square.
+constexpr double kInt8Rounding = 2.8 / 127 / 3.46 * 1.42;
 
 class LatentAttentionTest : public BackendTest {};
 SLUICE_FOR_PRODUCT_BACKENDS(LatentAttentionTest);
@@ -59,15 +70,33 @@ void expect_oracle(const Backend& backend, const AttentionShape& shape, const st
   const std::vector<float> absorbed = world.attend(backend, Form::kAbsorbed, pieces, context);
   expect_attention(world, expanded, world.attend(oracle(), Form::kExpanded, pieces, single), longest, "expanded");
   expect_attention(world, absorbed, world.attend(oracle(), Form::kAbsorbed, pieces, single), longest, "absorbed");
-  // In bf16 the two forms still share K's and V's rounded values, so they differ by f32 rounding alone.
-  expect_attention(world, expanded, absorbed, longest, "expanded against absorbed");
+  expect_attention(world, expanded, absorbed, longest, "expanded against absorbed", std::sqrt(2.0));
 }
 
 TEST_P(LatentAttentionTest, SmallShapesAllLengths) {
-  for (WeightFormat weights : {WeightFormat::kF32, WeightFormat::kBF16})
-    for (DType cache : {DType::kF32, DType::kBF16})
-      for (int32_t length : {1, 2, 63, 64, 65, 130, 600})
-        expect_oracle(backend(), with(kSmall, weights, cache), {length}, 9);
+  for (const auto& [weights, cache] : {std::pair{WeightFormat::kF32, DType::kF32},
+                                       {WeightFormat::kBF16, DType::kF32},
+                                       {WeightFormat::kBF16, DType::kBF16}})
+    for (int32_t length : {1, 2, 63, 64, 65, 130, 600})
+      expect_oracle(backend(), with(kSmall, weights, cache), {length}, 9);
+}
+
+TEST_P(LatentAttentionTest, QuantisedProjectionsOfTheAbsorbedForm) {
+  for (AttentionShape shape : {kSmall, kMini}) {
+    for (DType cache : {DType::kF32, DType::kBF16}) {
+      shape.weights = WeightFormat::kBF16;
+      shape.cache = cache;
+      shape.absorbed = WeightFormat::kInt8;
+      LatentCase world(shape, {1, 130, 70});
+      const std::vector<Piece> pieces = {{0, 0, 1}, {1, 122, 130}, {2, 69, 70}};
+      TestContext context(2), single;
+      const double bound = rounding(shape, 130) + kInt8Rounding;
+      expect_close(
+          world.attend(backend(), Form::kAbsorbed, pieces, context),
+          world.attend(oracle(), Form::kAbsorbed, pieces, single), shape.out_row(), bound,
+          [&](size_t) { return kElement * bound; }, shape.text());
+    }
+  }
 }
 
 TEST_P(LatentAttentionTest, OddShapes) {

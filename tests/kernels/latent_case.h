@@ -19,13 +19,15 @@ struct AttentionShape {
   int32_t kv_lora_rank, rope_dim, nope_dim, v_dim, heads;
   WeightFormat weights = WeightFormat::kF32;
   DType cache = DType::kF32;
+  WeightFormat absorbed = WeightFormat::kAuto;  // of k_up_t and v_up in the absorbed form; auto: as `weights`
 
+  WeightFormat absorbed_weights() const { return absorbed == WeightFormat::kAuto ? weights : absorbed; }
   int64_t width() const { return kv_lora_rank + rope_dim; }
   int64_t q_dim() const { return nope_dim + rope_dim; }
   int64_t out_row() const { return int64_t{heads} * v_dim; }
   std::string text() const {
-    return fmt::format("latent {} rope {} nope {} v {} heads {} {} cache {}", kv_lora_rank, rope_dim, nope_dim, v_dim,
-                       heads, name(weights), name(cache));
+    return fmt::format("latent {} rope {} nope {} v {} heads {} {}/{} cache {}", kv_lora_rank, rope_dim, nope_dim,
+                       v_dim, heads, name(weights), name(absorbed_weights()), name(cache));
   }
 };
 
@@ -103,7 +105,7 @@ class LatentCase {
         .scale = scale(),
         .k_up = form == Form::kExpanded ? weights.k_up : std::span<const Weight>{},
         .k_up_t = form == Form::kAbsorbed ? weights.k_up_t : std::span<const Weight>{},
-        .v_up = weights.v_up};
+        .v_up = form == Form::kExpanded ? weights.v_up : weights.v_up_absorbed};
     (form == Form::kExpanded ? backend.latent_attention_expanded : backend.latent_attention_absorbed)(args, context);
     return take_rows(backend, spans, rows, out);
   }
@@ -113,7 +115,7 @@ class LatentCase {
  private:
   struct Weights {
     std::vector<std::unique_ptr<PackedWeight>> owners;
-    std::vector<Weight> k_up, k_up_t, v_up;
+    std::vector<Weight> k_up, k_up_t, v_up, v_up_absorbed;
   };
 
   static uint64_t query_seed(int32_t sequence) { return 3000 + static_cast<uint64_t>(sequence); }
@@ -124,14 +126,16 @@ class LatentCase {
     for (const auto& [owner, weights] : packed_)
       if (owner == &backend) return *weights;
     auto weights = std::make_unique<Weights>();
-    const auto add = [&](std::vector<Weight>& views, int64_t rows, int64_t cols, const std::vector<float>& source) {
-      weights->owners.push_back(std::make_unique<PackedWeight>(backend, shape_.weights, rows, cols, source));
+    const auto add = [&](std::vector<Weight>& views, WeightFormat format, int64_t rows, int64_t cols,
+                         const std::vector<float>& source) {
+      weights->owners.push_back(std::make_unique<PackedWeight>(backend, format, rows, cols, source));
       views.push_back(weights->owners.back()->view());
     };
     for (size_t head = 0; head < k_up_.size(); ++head) {
-      add(weights->k_up, shape_.nope_dim, shape_.kv_lora_rank, k_up_[head]);
-      add(weights->k_up_t, shape_.kv_lora_rank, shape_.nope_dim, k_up_t_[head]);
-      add(weights->v_up, shape_.v_dim, shape_.kv_lora_rank, v_up_[head]);
+      add(weights->k_up, shape_.weights, shape_.nope_dim, shape_.kv_lora_rank, k_up_[head]);
+      add(weights->k_up_t, shape_.absorbed_weights(), shape_.kv_lora_rank, shape_.nope_dim, k_up_t_[head]);
+      add(weights->v_up, shape_.weights, shape_.v_dim, shape_.kv_lora_rank, v_up_[head]);
+      add(weights->v_up_absorbed, shape_.absorbed_weights(), shape_.v_dim, shape_.kv_lora_rank, v_up_[head]);
     }
     packed_.emplace_back(&backend, std::move(weights));
     return *packed_.back().second;

@@ -18,10 +18,10 @@ constexpr bool kInstrumented = false;
 const std::vector<AttentionShape>& shapes() {
   static const std::vector<AttentionShape> all = [] {
     std::vector<AttentionShape> list = {{48, 6, 20, 24, 17, WeightFormat::kBF16, DType::kF32},
-                                        {80, 16, 33, 7, 3, WeightFormat::kF32, DType::kBF16}};
+                                        {80, 16, 33, 7, 3, WeightFormat::kBF16, DType::kBF16}};
     if (kInstrumented) return list;
     list.push_back({64, 16, 32, 32, 8, WeightFormat::kF32, DType::kF32});
-    list.push_back({64, 16, 32, 32, 8, WeightFormat::kBF16, DType::kBF16});
+    list.push_back({64, 16, 32, 32, 8, WeightFormat::kBF16, DType::kBF16, WeightFormat::kInt8});
     return list;
   }();
   return all;
