@@ -7,5 +7,6 @@ namespace sluice {
 
 Action add_bench_engine(CLI::App& app);
 Action add_bench_batching(CLI::App& app);
+Action add_bench_cache(CLI::App& app);
 
 }  // namespace sluice
