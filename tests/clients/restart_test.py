@@ -4,6 +4,7 @@
     restart_test.py PATH_OF_SLUICE
 """
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,26 +64,36 @@ def hot_prompts_are_found_again():
                 assert cached > tokens // 2, f"{cached} of {tokens} prompt tokens were found"
 
 
+def flip_bits(content):
+    for offset in range(600, len(content), 1024):  # in every page
+        content[offset] ^= 0x10
+    return content
+
+
+def tear(content):
+    return content[:len(content) // 2]
+
+
+def replace(content):
+    return b"no record of this cache " * (len(content) // 24)
+
+
 def nothing_corrupt_is_used():
     with tempfile.TemporaryDirectory() as folder:
-        answers = kill_under_load(folder)
-        for number, path in enumerate(records(folder)):
-            content = bytearray(path.read_bytes())
-            if number % 3 == 0:  # a flipped bit in every kibibyte, a torn end, a foreign file
-                for offset in range(600, len(content), 1024):
-                    content[offset] ^= 0x10
-            elif number % 3 == 1:
-                del content[len(content) // 2:]
-            else:
-                content = bytearray(b"not a record of this cache" * 1000)
-            path.write_bytes(content)
-        with server_on(folder) as (_, address, log):
-            for prompt, expected in zip(HOT, answers):
-                text, _, cached = ask(address, prompt)
-                assert text == expected, f"{text!r} is not {expected!r}"
-                assert cached == 0, f"{cached} tokens came from broken records"
-            log.seek(0)
-            assert "skip" in log.read(), "no line of the log says what was skipped"
+        answers = kill_under_load(pathlib.Path(folder) / "tier")
+        for damage, may_find in [(flip_bits, False), (replace, False), (tear, True)]:
+            broken = pathlib.Path(folder) / damage.__name__
+            shutil.copytree(pathlib.Path(folder) / "tier", broken)
+            for path in records(broken):
+                path.write_bytes(damage(bytearray(path.read_bytes())))
+            with server_on(broken) as (_, address, log):
+                for prompt, expected in zip(HOT, answers):
+                    text, _, cached = ask(address, prompt)
+                    assert text == expected, f"{damage.__name__}: {text!r} is not {expected!r}"
+                    assert may_find or cached == 0, f"{damage.__name__}: {cached} tokens came from broken records"
+                log.seek(0)
+                lines = log.read()
+                assert "skip" in lines or "cut" in lines, f"{damage.__name__}: the log says nothing of it:\n{lines}"
 
 
 if __name__ == "__main__":
