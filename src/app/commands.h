@@ -24,6 +24,8 @@ class OptionFlags {
   // Adds --config and the flags of the given keys (all of the table if empty).
   void add_to(CLI::App& app, const std::vector<std::string>& keys = {});
   Result<Options> resolve() const;
+  // As they were written, for another process of this binary.
+  std::vector<std::string> arguments() const;
 
  private:
   std::string config_file_;

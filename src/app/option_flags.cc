@@ -35,6 +35,15 @@ Result<Options> OptionFlags::resolve() const {
   return options;
 }
 
+std::vector<std::string> OptionFlags::arguments() const {
+  std::vector<std::string> words;
+  if (!config_file_.empty()) words = {"--config", config_file_};
+  for (const OptionSpec& spec : option_table())
+    if (const auto found = given_.find(spec.key); found != given_.end())
+      words.insert(words.end(), {spec.flag(), found->second});
+  return words;
+}
+
 void RequestFlags::add_to(CLI::App& app) {
   app.add_option("--max-tokens", max_tokens_, "tokens to generate at most");
   app.add_option("--min-tokens", min_tokens_, "tokens to generate before the model may end");
