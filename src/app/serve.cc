@@ -8,6 +8,7 @@
 #include "sluice/log.h"
 
 #include "app/commands.h"
+#include "app/loop_report.h"
 #include "app/serve_loop.h"
 #include "server/grpc_server.h"
 
@@ -36,20 +37,6 @@ int wait_for_signal(const sigset_t& set) {
   while (sigwait(&set, &signal) != 0) {
   }
   return signal;
-}
-
-LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded) {
-  return {.running_sequences = snapshot.scheduler.running,
-          .cache_pages_total = snapshot.pages_total,
-          .cache_pages_used = snapshot.pages_used,
-          .cache_pages_cached = snapshot.pages_cached,
-          .prompt_tokens = snapshot.scheduler.prompt_tokens,
-          .cached_prompt_tokens = snapshot.scheduler.cached_prompt_tokens,
-          .generated_tokens = snapshot.scheduler.generated_tokens,
-          .preemptions = snapshot.scheduler.preemptions,
-          .busy_seconds = snapshot.busy_seconds,
-          .memory_bytes = {{"weights", loaded.model->weight_bytes()},
-                           {"cache", loaded.model->kv_layout().bytes_per_page() * loaded.num_pages}}};
 }
 
 // One short generation through the executor, so that the first client does not pay for page faults and cold caches.
@@ -93,7 +80,8 @@ Status ServeCommand::run() {
                           .chat_status = loaded->chat_status,
                           .clock = clock,
                           .version = SLUICE_VERSION,
-                          .report = [&] { return report_of(loop.snapshot(), *loaded); }};
+                          .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); },
+                          .expert_load = [&] { return report_of(loop.expert_load()); }};
   SLUICE_ASSIGN_OR_RETURN(
       const auto server,
       GrpcServer::start({.address = resolved.grpc, .max_message_bytes = int64_t{resolved.max_message_mib} << 20},
