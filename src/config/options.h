@@ -40,6 +40,7 @@ struct Options {
   bool static_batching = false;
   // front door
   std::string grpc = "127.0.0.1:50051";  // HOST:PORT, port 0 picks a free one
+  std::string http = "127.0.0.1:8080";   // the same, or "off"
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
   int32_t max_message_mib = 16;

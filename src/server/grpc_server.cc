@@ -6,7 +6,6 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
-#include <charconv>
 #include <chrono>
 #include <mutex>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "sluice/log.h"
 
 #include "grpc/health/v1/health.pb.h"
+#include "server/address.h"
 #include "server/inference_service.h"
 
 namespace sluice {
@@ -74,24 +74,8 @@ struct GrpcServer::Impl {
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-namespace {
-
-// gRPC takes a port modulo 65536, and would serve where nobody asks.
-Status check_address(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  const char* begin = address.c_str() + (colon == std::string::npos ? 0 : colon + 1);
-  const char* end = address.c_str() + address.size();
-  uint32_t port = 0;
-  const auto [stop, error] = std::from_chars(begin, end, port);
-  if (colon == std::string::npos || error != std::errc{} || stop != end || port > 65535)
-    return invalid_argument("grpc: expected HOST:PORT with a port in [0, 65535], found \"{}\"", address);
-  return {};
-}
-
-}  // namespace
-
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
-  SLUICE_RETURN_IF_ERROR(check_address(options.address));
+  SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("grpc", options.address));
   set_up_libraries();
   auto impl = std::make_unique<Impl>(services, options.max_message_bytes);
   grpc::ServerBuilder builder;
@@ -110,8 +94,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& o
         "grpc: cannot listen on \"{}\": expected HOST:PORT with an address of this machine and a free port that this "
         "user may take",
         options.address);
-  const size_t colon = options.address.rfind(':');
-  impl->address = fmt::format("{}:{}", options.address.substr(0, colon), impl->port);
+  impl->address = fmt::format("{}:{}", wanted.host, impl->port);
   impl->set_serving(false);
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }
