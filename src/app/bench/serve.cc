@@ -165,6 +165,14 @@ Status ServeBench::run() {
   return svg_file.empty() ? Status() : plot(rows);
 }
 
+// All of a server's options but its addresses: ChildServer chooses those.
+std::vector<std::string> server_keys() {
+  std::vector<std::string> keys;
+  for (const OptionSpec& spec : option_table())
+    if (const std::string key = spec.key; key != "grpc" && key != "http") keys.push_back(key);
+  return keys;
+}
+
 void add_load_flags(CLI::App& app, ServeBench& bench) {
   app.add_option("--workload", bench.workload,
                  "mixed, shared-prefix, chat, or trace:FILE (.jsonl of Mooncake, .csv of Azure)")
@@ -212,7 +220,7 @@ Action add_bench_serve(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--svg", command->svg_file, "draw latency against load into this file")->type_name("FILE");
   command->output.add_to(app);
-  command->options.add_to(app);
+  command->options.add_to(app, server_keys());
   return [command] { return command->run(); };
 }
 
