@@ -63,8 +63,8 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 
 OptionSpec weights_option() {
   return {"weights",
-          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64 or int4-g128 (auto: F32 checkpoints f32, "
-          "others bf16)",
+          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
+          "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
           [](Options& options, const std::string& value) -> Status {
             SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
             return {};

@@ -8,11 +8,6 @@ namespace sluice {
 
 namespace {
 
-WeightFormat resolve(WeightFormat wanted, const Checkpoint& checkpoint) {
-  if (wanted != WeightFormat::kAuto) return wanted;
-  return checkpoint.dtype("model.embed_tokens.weight") == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
-}
-
 // What the kernels ask of the shapes beyond what the config's own rules say.
 Status check_shapes(const ModelConfig& config) {
   if (config.kv_lora_rank % 16 != 0)
@@ -26,13 +21,16 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
   SLUICE_RETURN_IF_ERROR(check_shapes(config));
-  for (const TensorSpec& spec : required_tensors(config))
+  for (const TensorSpec& spec : required_tensors(config)) {
     SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
-  const WeightFormat weights = resolve(options.weights, checkpoint);
-  if (!backend.supports(weights))
-    return failed_precondition("weights: {} is not supported on device {}", name(weights), backend.name);
-  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, weights));
-  WeightLoader loader(checkpoint, backend, weights, context, options.progress);
+    if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
+      SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
+  }
+  WeightLoader loader(checkpoint, backend, options.weights, context, options.progress);
+  if (!backend.supports(loader.format()))
+    return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
+                               name(loader.format()), backend.name);
+  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format()));
   model->load_weights(loader);
   return model;
 }

@@ -13,16 +13,22 @@ constexpr int64_t kTileRows = 4 * kPackRows;
 
 }  // namespace
 
-WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format,
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted,
                            OpContext& context, LoadProgress progress)
-    : checkpoint_(checkpoint), backend_(backend), format_(format), context_(context), progress_(std::move(progress)) {}
+    : checkpoint_(checkpoint),
+      backend_(backend),
+      format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
+      as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)),
+      context_(context),
+      progress_(std::move(progress)) {}
 
 RowSource WeightLoader::tensor(const std::string& name, int64_t rows, int64_t cols) const {
   return slice(name, 0, rows, cols);
 }
 
 RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
-  return {num_rows, cols, [this, name, row_begin](int64_t row, int64_t count, float* out) {
+  return {num_rows, cols, as_stored_ && !checkpoint_.is_packed(name),
+          [this, name, row_begin](int64_t row, int64_t count, float* out) {
             checkpoint_.read_rows(name, row_begin + row, count, out);
           }};
 }
@@ -30,7 +36,8 @@ RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_
 RowSource WeightLoader::stacked(RowSource first, RowSource second) {
   SLUICE_CHECK(first.cols == second.cols, "{} != {}", first.cols, second.cols);
   const int64_t rows = first.rows + second.rows, cols = first.cols;
-  return {rows, cols, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
+  const bool wide = first.wide || second.wide;
+  return {rows, cols, wide, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
             const int64_t from_first = std::clamp<int64_t>(first.rows - row, 0, count);
             if (from_first > 0) first.read(row, from_first, out);
             if (from_first < count)
@@ -39,7 +46,7 @@ RowSource WeightLoader::stacked(RowSource first, RowSource second) {
 }
 
 RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
-  return {cols, num_rows, [this, name, row_begin, num_rows, cols](int64_t column, int64_t count, float* out) {
+  return {cols, num_rows, false, [this, name, row_begin, num_rows, cols](int64_t column, int64_t count, float* out) {
             std::vector<float> block(static_cast<size_t>(num_rows * cols));
             checkpoint_.read_rows(name, row_begin, num_rows, block.data());
             for (int64_t i = 0; i < count; ++i)
@@ -48,7 +55,10 @@ RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, i
           }};
 }
 
-PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) { return pack_as(sources, format_); }
+PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) {
+  const bool wide = std::any_of(sources.begin(), sources.end(), [](const RowSource& source) { return source.wide; });
+  return pack_as(sources, wide ? WeightFormat::kBF16 : format_);
+}
 
 PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, DType on_disk) {
   return pack_as(sources, on_disk == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32);

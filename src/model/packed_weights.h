@@ -28,6 +28,7 @@ class PackedMatrices {
 // A matrix as the loader reads it: rows [row_begin, row_begin + num_rows) of [rows, cols] as f32 into out.
 struct RowSource {
   int64_t rows = 0, cols = 0;
+  bool wide = false;  // the checkpoint is quantised, but keeps this matrix as floats
   std::function<void(int64_t row_begin, int64_t num_rows, float* out)> read;
 };
 
@@ -36,8 +37,8 @@ using LoadProgress = std::function<void(int64_t packed_bytes)>;
 
 class WeightLoader {
  public:
-  // `format` is resolved (never auto).
-  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format, OpContext& context,
+  // With auto the model's format is the checkpoint's own, and what a quantised checkpoint keeps wide stays wide.
+  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted, OpContext& context,
                LoadProgress progress);
 
   // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
@@ -59,7 +60,8 @@ class WeightLoader {
  private:
   const Checkpoint& checkpoint_;
   const Backend& backend_;
-  WeightFormat format_;
+  const WeightFormat format_;
+  const bool as_stored_;
   OpContext& context_;
   LoadProgress progress_;
   int64_t packed_bytes_ = 0;
