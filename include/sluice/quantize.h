@@ -51,7 +51,14 @@ struct GroupGrid {
 // squared error; 8 bits need none, their scale is amax / 127.
 GroupGrid quantize_group(WeightFormat format, const float* weights, int32_t count, int8_t* codes);
 
-// The same for the formats without zero points: returns the scale.
+// A row of weights (destroyed) whose rounding errors are made good by the weights after them, as far as inputs go
+// together (GPTQ, arXiv:2210.17323): the error of weight k, over U[k][k], is taken from weight j > k U[k][j] times.
+// `factor` is U [cols, cols], upper triangular, with U^T U the inverse of X^T X over sample inputs X.
+// codes: [cols]; grids: [cols / group], each chosen when its group's turn comes.
+void quantize_row_compensated(WeightFormat format, float* weights, int64_t cols, const float* factor, int8_t* codes,
+                              GroupGrid* grids);
+
+// The same as quantize_group for the formats without zero points: returns the scale.
 float quantize_weights(const float* weights, int32_t count, int32_t bits, int8_t* codes);
 
 // Codes of one group of activations, scale amax / 127, nearest even; returns the scale.

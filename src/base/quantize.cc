@@ -242,6 +242,26 @@ GroupGrid quantize_group(WeightFormat format, const float* weights, int32_t coun
   return grid;
 }
 
+SLUICE_WIDE void quantize_row_compensated(WeightFormat format, float* weights, int64_t cols, const float* factor,
+                                          int8_t* codes, GroupGrid* grids) {
+  const int32_t group = group_size(format, cols);
+  const CodeRange range = code_bits(format) == 4 ? kCodes4 : kCodes8;
+  for (int64_t k = 0; k < cols; ++k) {
+    GroupGrid& grid = grids[k / group];
+    if (k % group == 0) grid = quantize_group(format, weights + k, group, codes + k);
+    const float* spread = factor + k * cols;  // row k of U
+    const auto zero = static_cast<float>(grid.zero);
+    float code = 0, error = weights[k];
+    if (grid.scale > 0) {
+      code = round_even(std::clamp(weights[k] / grid.scale, range.low - zero, range.high - zero)) + zero;
+      error = weights[k] - grid.scale * (code - zero);
+    }
+    codes[k] = static_cast<int8_t>(code);
+    error /= spread[k];
+    for (int64_t j = k + 1; j < cols; ++j) weights[j] -= error * spread[j];
+  }
+}
+
 float quantize_weights(const float* weights, int32_t count, int32_t bits, int8_t* codes) {
   // Of the 4-bit formats any will do: they differ in their group, which is `count` here.
   return quantize_group(bits == 4 ? WeightFormat::kInt4G32 : WeightFormat::kInt8, weights, count, codes).scale;

@@ -14,13 +14,14 @@ constexpr int64_t kTileRows = 4 * kPackRows;
 }  // namespace
 
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted,
-                           OpContext& context, LoadProgress progress)
+                           OpContext& context, LoadProgress progress, PackObserver observer)
     : checkpoint_(checkpoint),
       backend_(backend),
       format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
       as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)),
       context_(context),
-      progress_(std::move(progress)) {}
+      progress_(std::move(progress)),
+      observer_(std::move(observer)) {}
 
 RowSource WeightLoader::tensor(const std::string& name, int64_t rows, int64_t cols) const {
   return slice(name, 0, rows, cols);
@@ -30,19 +31,23 @@ RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_
   return {num_rows, cols, as_stored_ && !checkpoint_.is_packed(name),
           [this, name, row_begin](int64_t row, int64_t count, float* out) {
             checkpoint_.read_rows(name, row_begin + row, count, out);
-          }};
+          },
+          {name}};
 }
 
 RowSource WeightLoader::stacked(RowSource first, RowSource second) {
   SLUICE_CHECK(first.cols == second.cols, "{} != {}", first.cols, second.cols);
   const int64_t rows = first.rows + second.rows, cols = first.cols;
   const bool wide = first.wide || second.wide;
+  std::vector<std::string> tensors = first.tensors;
+  tensors.insert(tensors.end(), second.tensors.begin(), second.tensors.end());
   return {rows, cols, wide, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
             const int64_t from_first = std::clamp<int64_t>(first.rows - row, 0, count);
             if (from_first > 0) first.read(row, from_first, out);
             if (from_first < count)
               second.read(row + from_first - first.rows, count - from_first, out + from_first * first.cols);
-          }};
+          },
+          std::move(tensors)};
 }
 
 RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
@@ -52,7 +57,8 @@ RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, i
             for (int64_t i = 0; i < count; ++i)
               for (int64_t r = 0; r < num_rows; ++r)
                 out[i * num_rows + r] = block[static_cast<size_t>(r * cols + column + i)];
-          }};
+          },
+          {name}};
 }
 
 PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) {
@@ -73,6 +79,7 @@ PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, Weig
   for (size_t i = 0; i < sources.size(); ++i) {
     SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
     packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
+    if (observer_) observer_(sources[i].tensors, packed.weights_.back());
   }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t tile_floats = kTileRows * cols;

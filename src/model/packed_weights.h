@@ -30,16 +30,20 @@ struct RowSource {
   int64_t rows = 0, cols = 0;
   bool wide = false;  // the checkpoint is quantised, but keeps this matrix as floats
   std::function<void(int64_t row_begin, int64_t num_rows, float* out)> read;
+  std::vector<std::string> tensors;  // that the rows come from
 };
 
 // Called now and then with the bytes packed so far, from the loading thread.
 using LoadProgress = std::function<void(int64_t packed_bytes)>;
 
+// Called for each matrix with the tensors that it was packed from, from the loading thread.
+using PackObserver = std::function<void(const std::vector<std::string>& tensors, const Weight& packed)>;
+
 class WeightLoader {
  public:
   // With auto the model's format is the checkpoint's own, and what a quantised checkpoint keeps wide stays wide.
   WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted, OpContext& context,
-               LoadProgress progress);
+               LoadProgress progress, PackObserver observer = {});
 
   // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
   RowSource tensor(const std::string& name, int64_t rows, int64_t cols) const;
@@ -64,6 +68,7 @@ class WeightLoader {
   const bool as_stored_;
   OpContext& context_;
   LoadProgress progress_;
+  PackObserver observer_;
   int64_t packed_bytes_ = 0;
 };
 
