@@ -9,6 +9,7 @@
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
+#include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
 #include "kernels/registry.h"
 #include "model/inspect.h"
@@ -91,6 +92,16 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   return {};
 }
 
+// Stands for the model, the format, and what this build and this machine make of them.
+Result<uint64_t> packed_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t model,
+                          model_fingerprint(loaded.directory,
+                                            fmt::format("{} {} {}", name(options.weights), name(weights),
+                                                        name(cache_dtype(options, weights))),
+                                            options.random_weights));
+  return model ^ packed_layout(*loaded.backend, weights);
+}
+
 }  // namespace
 
 Result<std::string> bundled_model() {
@@ -154,6 +165,12 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   int64_t total = 0;
   for (const auto& [format, bytes] : report.weights_bytes)
     if (format == weights) total = bytes;
+  std::optional<PackedCache> packed_cache;
+  if (!options.weights_cache.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, packed_key(options, *loaded, weights));
+    const std::string file = fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
+    packed_cache.emplace(options.weights_cache + "/" + file, key);
+  }
   OpContext context = loaded->context();
   {
     ProgressBar bar("loading", total);
@@ -161,7 +178,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
                                                                {.weights = options.weights,
                                                                 .cache_dtype = cache_dtype(options, weights),
                                                                 .max_batch_tokens = options.max_batch_tokens,
-                                                                .progress = [&](int64_t done) { bar.show(done); }}));
+                                                                .progress = [&](int64_t done) { bar.show(done); },
+                                                                .observer = {},
+                                                                .packed_cache = packed_cache ? &*packed_cache : nullptr}));
   }
   loaded->info.weights = name(weights);
   SLUICE_ASSIGN_OR_RETURN(

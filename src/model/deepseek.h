@@ -19,6 +19,7 @@ struct ModelLoadOptions {
   int64_t max_batch_tokens = 512;  // rows of the largest step
   LoadProgress progress;
   PackObserver observer;
+  PackedCache* packed_cache = nullptr;
 };
 
 class DeepSeekModel {

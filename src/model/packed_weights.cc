@@ -1,6 +1,7 @@
 #include "model/packed_weights.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "sluice/quantize.h"
 
@@ -14,14 +15,16 @@ constexpr int64_t kTileRows = 4 * kPackRows;
 }  // namespace
 
 WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted,
-                           OpContext& context, LoadProgress progress, PackObserver observer)
+                           OpContext& context, LoadProgress progress, PackObserver observer,
+                           PackedCache* cache)
     : checkpoint_(checkpoint),
       backend_(backend),
       format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
       as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)),
       context_(context),
       progress_(std::move(progress)),
-      observer_(std::move(observer)) {}
+      observer_(std::move(observer)),
+      cache_(cache) {}
 
 RowSource WeightLoader::tensor(const std::string& name, int64_t rows, int64_t cols) const {
   return slice(name, 0, rows, cols);
@@ -70,17 +73,16 @@ PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, D
   return pack_as(sources, on_disk == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32);
 }
 
-PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
-  PackedMatrices packed;
+void WeightLoader::fill(Buffer& buffer, const std::function<void()>& make) {
+  if (cache_ && cache_->read(buffer, context_.team)) return;
+  // Padding that no kernel reads goes to disk, too: no bytes of earlier owners of this memory.
+  if (cache_ && buffer.size() > 0) std::memset(buffer.data(), 0, buffer.size());
+  make();
+  if (cache_) cache_->add(buffer, context_.team);
+}
+
+void WeightLoader::pack_tiles(const std::vector<RowSource>& sources, PackedMatrices& packed, int64_t bytes) {
   const int64_t rows = sources[0].rows, cols = sources[0].cols;
-  format = storage_format(format, cols);
-  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
-  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
-  for (size_t i = 0; i < sources.size(); ++i) {
-    SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
-    packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
-    if (observer_) observer_(sources[i].tensors, packed.weights_.back());
-  }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t tile_floats = kTileRows * cols;
   auto* tile_memory = reinterpret_cast<float*>(
@@ -97,6 +99,20 @@ PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, Weig
                                                packed.buffer_.data() + static_cast<int64_t>(source) * bytes);
                                }
                              });
+}
+
+PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
+  PackedMatrices packed;
+  const int64_t rows = sources[0].rows, cols = sources[0].cols;
+  format = storage_format(format, cols);
+  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
+  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
+    packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
+    if (observer_) observer_(sources[i].tensors, packed.weights_.back());
+  }
+  fill(packed.buffer_, [&] { pack_tiles(sources, packed, bytes); });
   packed_bytes_ += packed.bytes();
   if (progress_) progress_(packed_bytes_);
   return packed;

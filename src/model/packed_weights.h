@@ -9,6 +9,7 @@
 #include "sluice/ops.h"
 
 #include "model/checkpoint.h"
+#include "model/packed_cache.h"
 
 namespace sluice {
 
@@ -43,7 +44,7 @@ class WeightLoader {
  public:
   // With auto the model's format is the checkpoint's own, and what a quantised checkpoint keeps wide stays wide.
   WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted, OpContext& context,
-               LoadProgress progress, PackObserver observer = {});
+               LoadProgress progress, PackObserver observer = {}, PackedCache* cache = nullptr);
 
   // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
   RowSource tensor(const std::string& name, int64_t rows, int64_t cols) const;
@@ -57,11 +58,16 @@ class WeightLoader {
   PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
   PackedMatrices pack_exact(const std::vector<RowSource>& sources, DType on_disk);  // router: never quantised
   std::vector<float> vector(const std::string& name, int64_t size) const;           // norms, biases
+  // The buffer from the cache of packed weights, where there is one; otherwise made, and kept there.
+  void fill(Buffer& buffer, const std::function<void()>& make);
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   WeightFormat format() const { return format_; }
 
  private:
+  // Fills the buffer of `packed`, whose matrices lie `bytes` apart.
+  void pack_tiles(const std::vector<RowSource>& sources, PackedMatrices& packed, int64_t bytes);
+
   const Checkpoint& checkpoint_;
   const Backend& backend_;
   const WeightFormat format_;
@@ -69,6 +75,7 @@ class WeightLoader {
   OpContext& context_;
   LoadProgress progress_;
   PackObserver observer_;
+  PackedCache* cache_;  // or null
   int64_t packed_bytes_ = 0;
 };
 
