@@ -72,6 +72,7 @@ Action add_client(CLI::App& app);
 Action add_perplexity(CLI::App& app);
 Action add_tokenize(CLI::App& app);
 Action add_inspect(CLI::App& app);
+Action add_quantize(CLI::App& app);
 Action add_bench(CLI::App& app);
 
 }  // namespace sluice

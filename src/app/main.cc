@@ -27,6 +27,7 @@ constexpr Subcommand kSubcommands[] = {
     {"chat", "talk to a model", add_chat},
     {"perplexity", "measure how well a model predicts a text", add_perplexity},
     {"tokenize", "turn texts into token ids and back", add_tokenize},
+    {"quantize", "write a model in 4 or 8 bits, in the layout that other engines read", add_quantize},
     {"inspect", "print what a model is and costs, without loading it", add_inspect},
     {"bench", "measure the engine and the serving core", add_bench},
 };

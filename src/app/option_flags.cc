@@ -7,7 +7,7 @@ namespace sluice {
 
 const std::vector<std::string>& offline_keys() {
   static const std::vector<std::string> keys = {
-      "model",       "weights", "device",      "threads",          "random_weights",
+      "model",       "weights", "device",      "threads",          "random_weights", "weights_cache",
       "chat_format", "context", "cache.dtype", "cache.memory_mib", "scheduler.max_batch_tokens",
       "log_level"};
   return keys;

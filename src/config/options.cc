@@ -63,8 +63,8 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 
 OptionSpec weights_option() {
   return {"weights",
-          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64 or int4-g128 (auto: F32 checkpoints f32, "
-          "others bf16)",
+          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
+          "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
           [](Options& options, const std::string& value) -> Status {
             SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
             return {};
@@ -94,6 +94,9 @@ std::vector<OptionSpec> make_table() {
            &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
+      text("weights_cache",
+           "folder for weights in this machine's own layout: written once, read by the next start; empty keeps none",
+           &Options::weights_cache),
       choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
              &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,

@@ -24,6 +24,7 @@ struct Options {
   std::string device = "auto";
   int32_t threads = 0;                     // 0: all CPUs this process may use
   std::optional<uint64_t> random_weights;  // seed
+  std::string weights_cache;               // folder; empty: none
   std::string chat_format;                 // empty: by the checkpoint's chat_template
   int32_t context = 0;                     // tokens; 0: the model's own
   // cache
