@@ -13,7 +13,8 @@ SECONDS = 120  # any single command
 def running_server(binary, *flags):
     """Yields (process, "HOST:PORT", log file) of a server on the bundled model and a free port."""
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "off", *flags], stdout=subprocess.PIPE,
+                                   stderr=log, text=True)
         try:
             words = process.stdout.readline().split()
             if not words or words[0] != "ready":

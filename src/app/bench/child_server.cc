@@ -38,7 +38,7 @@ void end_and_wait(pid_t pid) {
 Result<std::unique_ptr<ChildServer>> ChildServer::start(const std::vector<std::string>& flags) {
   std::vector<std::string> words = {"sluice", "serve"};
   words.insert(words.end(), flags.begin(), flags.end());
-  words.insert(words.end(), {"--grpc", "127.0.0.1:0"});
+  words.insert(words.end(), {"--grpc", "127.0.0.1:0", "--http", "off"});
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
