@@ -20,7 +20,7 @@ struct Subcommand {
 
 constexpr Subcommand kSubcommands[] = {
 #ifdef SLUICE_SERVER
-    {"serve", "serve a model over gRPC", add_serve},
+    {"serve", "serve a model over gRPC and HTTP", add_serve},
     {"client", "send one prompt to a server and print the answer as it comes", add_client},
 #endif
     {"generate", "continue a prompt, without a server", add_generate},

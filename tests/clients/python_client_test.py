@@ -47,7 +47,8 @@ def build_stubs(folder):
 def running_server(binary):
     """Yields (process, "HOST:PORT") of a server on the bundled model and a free port."""
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "off"], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "off"], stdout=subprocess.PIPE, stderr=log,
+                                   text=True)
         try:
             words = process.stdout.readline().split()
             if not words or words[0] != "ready":
