@@ -45,6 +45,8 @@ __device__ __forceinline__ T shuffle_up(T value, int delta) {
   return __shfl_up_sync(0xFFFFFFFFu, value, delta);
 }
 __device__ __forceinline__ uint32_t ballot(bool predicate) { return __ballot_sync(0xFFFFFFFFu, predicate); }
+// The lanes that bring the same value.
+__device__ __forceinline__ uint32_t match_any(uint32_t value) { return __match_any_sync(0xFFFFFFFFu, value); }
 __device__ __forceinline__ uint32_t warp_max_u32(uint32_t value) { return __reduce_max_sync(0xFFFFFFFFu, value); }
 
 // ---- Within a block and between blocks.

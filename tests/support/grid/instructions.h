@@ -86,6 +86,19 @@ inline uint32_t ballot(bool predicate) {
   return result;
 }
 
+inline uint32_t match_any(uint32_t value) {
+  uint32_t result;
+  grid::warp_operation("match_any", &value, &result, [](auto& in, auto& out, int) {
+    for (int lane = 0; lane < 32; ++lane) {
+      uint32_t bits = 0;
+      for (int other = 0; other < 32; ++other)
+        bits |= uint32_t{*static_cast<const uint32_t*>(in[lane]) == *static_cast<const uint32_t*>(in[other])} << other;
+      *static_cast<uint32_t*>(out[lane]) = bits;
+    }
+  });
+  return result;
+}
+
 inline uint32_t warp_max_u32(uint32_t value) {
   uint32_t result;
   grid::warp_operation("warp_max_u32", &value, &result, [](auto& in, auto& out, int) {

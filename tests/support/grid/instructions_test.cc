@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kSeeds = 10;
 
-void warp_words(int32_t* out) {  // [8, 32]
+void warp_words(int32_t* out) {  // [9, 32]
   const int lane = lane_id();
   const auto put = [&](int row, int32_t value) { out[row * 32 + lane] = value; };
   put(0, shuffle_xor(lane, 5));
@@ -28,11 +28,12 @@ void warp_words(int32_t* out) {  // [8, 32]
   put(5, static_cast<int32_t>(warp_sum(static_cast<float>(lane))));
   put(6, static_cast<int32_t>(warp_max(static_cast<float>(-lane))));
   put(7, warp_inclusive_sum(lane));
+  put(8, static_cast<int32_t>(match_any(static_cast<uint32_t>(lane % 3))));
 }
 
 TEST(Instructions, WithinAWarp) {
   grid::configure({.seed = 4});
-  std::vector<int32_t> out(8 * 32);
+  std::vector<int32_t> out(9 * 32);
   launch(warp_words, dim3(1), dim3(32), 0, nullptr, out.data());
   uint32_t thirds = 0;
   for (int lane = 0; lane < 32; lane += 3) thirds |= 1u << lane;
@@ -46,6 +47,8 @@ TEST(Instructions, WithinAWarp) {
     EXPECT_EQ(at(5), 496);
     EXPECT_EQ(at(6), 0);
     EXPECT_EQ(at(7), lane * (lane + 1) / 2);
+    EXPECT_TRUE(lane % 3 != 0 || at(8) == static_cast<int32_t>(thirds));
+    EXPECT_EQ(at(8) >> lane & 1, 1);
   }
 }
 
