@@ -17,10 +17,7 @@ namespace sluice::cuda {
 
 constexpr int kWarp = 32;
 
-struct alignas(16) Vec16 {  // one 16-byte access
-  uint32_t words[4];
-};
-constexpr int kVecBf16 = 8;  // bf16 values in it
+constexpr int kVecBf16 = 8;  // bf16 values in a Vec16
 
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) / kWarp; }

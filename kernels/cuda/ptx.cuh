@@ -76,6 +76,16 @@ __device__ __forceinline__ void wait_until(Ready&& ready) {
 
 // ---- Memory.
 
+// 16 bytes that another block of this launch has written: from L2, past this multiprocessor's own cache.
+__device__ __forceinline__ Vec16 load16_fresh(const void* address) {
+  Vec16 value;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.words[0]), "=r"(value.words[1]), "=r"(value.words[2]), "=r"(value.words[3])
+               : "l"(address)
+               : "memory");
+  return value;
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

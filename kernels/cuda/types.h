@@ -20,4 +20,8 @@ struct f8e4m3 {
   uint8_t bits;  // 1 sign, 4 exponent (bias 7), 3 mantissa; 0x7F and 0xFF are NaN, no infinity
 };
 
+struct alignas(16) Vec16 {  // one 16-byte access
+  uint32_t words[4];
+};
+
 }  // namespace sluice::cuda

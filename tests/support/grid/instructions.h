@@ -129,6 +129,8 @@ void wait_until(Ready&& ready) {
 
 // ---- Memory.
 
+inline Vec16 load16_fresh(const void* address) { return *static_cast<const Vec16*>(address); }
+
 inline void cp_async_16(void* target, const void* source, bool valid = true) {
   grid::copy_later(target, source, valid);
 }
