@@ -13,6 +13,8 @@
 //
 // Format is what differs between weights:
 //   kGroup                     inputs that share a scale (0: unscaled)
+//   kStages                    of the ring; a guess until it is timed on a GPU, but 64 tokens fit the 99 KB of sm_89
+//   kVectors                   16-byte vectors of a lane, strip and step; load_strips copies them
 //   Stage                      its part of a pipeline stage
 //   load(stage, problem, step) issues the copies of one step
 //   Step(stage)                what a warp holds in registers during a step; fragment(strip, block, a), scale(...)
@@ -27,9 +29,8 @@ namespace sluice::cuda {
 constexpr int kGemmThreads = 128;
 constexpr int kWarpStrips = 2;                                    // strips of 16 outputs of a warp
 constexpr int kBlockStrips = kGemmThreads / kWarp * kWarpStrips;  // 8
-constexpr int kStages = 4;  // three steps in flight, 12 KB of INT4 weights a block; a guess until it is timed on a GPU
-constexpr int kTokenStride = kGemmStep + kVecBf16;  // values from token to token of a stage
-constexpr int kOutStride = kGemmBlockN + 4;         // floats from token to token: a warp's stores meet 32 banks
+constexpr int kTokenStride = kGemmStep + kVecBf16;                // values from token to token of a stage
+constexpr int kOutStride = kGemmBlockN + 4;  // floats from token to token: a warp's stores meet 32 banks
 
 template <typename Format, int kTokens>
 struct GemmShared {
@@ -38,7 +39,7 @@ struct GemmShared {
     alignas(16) bf16 x[kTokens][kTokenStride];
   };
   union {
-    Stage stages[kStages];
+    Stage stages[Format::kStages];
     alignas(16) float out[kTokens][kOutStride];  // after the last step
   };
   int32_t rows[kTokens];  // of x, or -1
@@ -86,6 +87,24 @@ __device__ __forceinline__ void load_tokens(bf16 (&x)[kTokens][kTokenStride], co
     const int32_t row = rows[token];
     const int64_t source = row < 0 ? 0 : static_cast<int64_t>(row) * params.x_stride + step * kGemmStep + column;
     cp_async_16(&x[token][column], params.x + source, row >= 0);
+  }
+}
+
+// The weights' part of a stage: of each strip of the block, kVectors * 32 consecutive vectors.
+template <int kVectors>
+__device__ __forceinline__ void load_strips(Vec16 (&target)[kBlockStrips][kVectors][kWarp], const GemmParams& params,
+                                            const GemmBlock& block, int32_t step) {
+  const int64_t strip_vectors = static_cast<int64_t>(params.k / kGemmStep) * (kVectors * kWarp);
+  const auto* experts_weights =
+      static_cast<const Vec16*>(params.weights) + block.expert * (params.n / 16) * strip_vectors;
+#pragma unroll
+  for (int i = 0; i < kBlockStrips * kVectors * kWarp / kGemmThreads; ++i) {
+    const int vector = i * (kGemmThreads / kWarp) + warp_id();  // of all strips'
+    const int strip = vector / kVectors, part = vector % kVectors;
+    const int32_t of_matrix = block.n_begin / 16 + strip;
+    const bool valid = of_matrix * 16 < params.n;
+    const int64_t source = (valid ? of_matrix : 0) * strip_vectors + (step * kVectors + part) * kWarp + lane_id();
+    cp_async_16(&target[strip][part][lane_id()], experts_weights + source, valid);
   }
 }
 
@@ -209,6 +228,7 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(const GemmParams par
   }
   __syncthreads();
 
+  constexpr int kStages = Format::kStages;
   const auto load = [&](int32_t step) {
     if (step < block.step_end) {
       auto& stage = shared.stages[(step - block.step_begin) % kStages];
@@ -265,6 +285,7 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(const GemmParams par
 
 template <typename Format, int kTokens>
 void launch_gemm(const GemmParams& params, const GemmConfig& config, Stream stream) {
+  static_assert(sizeof(GemmShared<Format, kTokens>) <= 99 * 1024, "the most that a block of sm_89 can have");
   const auto blocks_n = static_cast<unsigned>(ceil_div(params.n, kGemmBlockN));
   const auto tiles = static_cast<unsigned>(params.tiles ? params.max_tiles : ceil_div(params.rows, kTokens));
   launch(gemm_kernel<Format, kTokens>, dim3(blocks_n, tiles, static_cast<unsigned>(config.splits)), dim3(kGemmThreads),

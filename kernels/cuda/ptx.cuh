@@ -97,6 +97,10 @@ __device__ __forceinline__ void cp_async_16(void* target, const void* source, bo
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// 4 bytes, both addresses aligned to 4.
+__device__ __forceinline__ void cp_async_4(void* target, const void* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(target)), "l"(source) : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // All but the newest kPending groups have landed.
 template <int kPending>
@@ -179,8 +183,7 @@ __device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t 
 __device__ __forceinline__ float fma_f32(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ float max_f32(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ float exp_f32(float x) { return expf(x); }
-__device__ __forceinline__ float log_f32(float x) { return logf(x); }
-__device__ __forceinline__ float log1p_f32(float x) { return log1pf(x); }
+__device__ __forceinline__ float log2_f32(float x) { return log2f(x); }
 __device__ __forceinline__ float sqrt_f32(float x) { return __fsqrt_rn(x); }
 // 2^x to 2 units in the last place of f32; denormal results are zero.
 __device__ __forceinline__ float exp2_fast(float x) {

@@ -7,25 +7,17 @@ namespace sluice::cuda {
 template <int kGroupInputs>
 struct Int4Format {
   static constexpr int kGroup = kGroupInputs;
+  static constexpr int kStages = 4, kVectors = 1;
   static constexpr int kScaleRows = kGroup < kGemmStep ? kGemmStep / kGroup : 1;  // of a step
 
   struct Stage {
-    Vec16 words[kBlockStrips][kWarp];
+    Vec16 words[kBlockStrips][kVectors][kWarp];
     f16 scales[kScaleRows][kGemmBlockN];
   };
 
   __device__ __forceinline__ static void load(Stage& stage, const GemmParams& params, const GemmBlock& block,
                                               int32_t step) {
-    const int64_t strip_vectors = static_cast<int64_t>(params.k / kGemmStep) * kWarp;
-    const auto* words = static_cast<const Vec16*>(params.weights) + block.expert * (params.n / 16) * strip_vectors;
-#pragma unroll
-    for (int i = 0; i < kBlockStrips * kWarp / kGemmThreads; ++i) {
-      const int strip = i * (kGemmThreads / kWarp) + warp_id();
-      const int32_t of_matrix = block.n_begin / 16 + strip;
-      const bool valid = of_matrix * 16 < params.n;
-      const int64_t source = (valid ? of_matrix : 0) * strip_vectors + step * kWarp + lane_id();
-      cp_async_16(&stage.words[strip][lane_id()], words + source, valid);
-    }
+    load_strips<kVectors>(stage.words, params, block, step);
     constexpr int kScaleVectors = kGemmBlockN / kVecBf16;  // of a row
     if (const auto i = static_cast<int>(threadIdx.x); i < kScaleRows * kScaleVectors) {
       const int row = i / kScaleVectors, column = i % kScaleVectors * kVecBf16;
@@ -43,7 +35,7 @@ struct Int4Format {
     __device__ __forceinline__ explicit Step(const Stage& source) : stage(source) {
 #pragma unroll
       for (int strip = 0; strip < kWarpStrips; ++strip)
-        words[strip] = source.words[warp_id() * kWarpStrips + strip][lane_id()];
+        words[strip] = source.words[warp_id() * kWarpStrips + strip][0][lane_id()];
     }
 
     __device__ __forceinline__ void fragment(int strip, int block, uint32_t (&a)[4]) const {

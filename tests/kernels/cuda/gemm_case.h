@@ -30,8 +30,9 @@ struct GemmShape {
 // All experts' weights as the kernel takes them, and as f32.
 struct GemmWeights {
   std::vector<std::byte> packed;
-  std::vector<f16> scales;
-  std::vector<float> values;  // [experts, n, k]
+  std::vector<f16> scales;          // INT4
+  std::vector<float> block_scales;  // FP8
+  std::vector<float> values;        // [experts, n, k]
 };
 
 inline std::vector<float> multiply_by_oracle(const GemmShape& shape, const std::vector<float>& x, int32_t x_stride,
@@ -80,6 +81,7 @@ std::vector<uint16_t> check_gemm(const GemmShape& shape, const GemmConfig& confi
                     .row_ids = shape.grouped ? row_ids.data() : nullptr,
                     .weights = weights.packed.data(),
                     .scales = weights.scales.data(),
+                    .block_scales = weights.block_scales.data(),
                     .y = y.data(),
                     .rows = rows,
                     .n = shape.n,

@@ -11,7 +11,9 @@ GemmWeights int4_weights(const GemmShape& shape, uint64_t seed) {
   const int64_t rows = int64_t{shape.experts()} * shape.n, groups = shape.k / shape.group;
   const std::vector<float> source = random_values(rows * shape.k, seed, 0.05);
   std::vector<int8_t> codes(source.size());
-  GemmWeights weights{std::vector<std::byte>(source.size() / 2), std::vector<f16>(static_cast<size_t>(rows * groups)),
+  GemmWeights weights{std::vector<std::byte>(source.size() / 2),
+                      std::vector<f16>(static_cast<size_t>(rows * groups)),
+                      {},
                       std::vector<float>(source.size())};
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t g = 0; g < groups; ++g) {

@@ -30,6 +30,7 @@ constexpr int64_t kMaxIdleTurns = 1'000'000;
 struct Copy {
   void* target;
   const void* source;
+  size_t bytes;
   bool valid;
   int64_t group;
 };
@@ -216,9 +217,9 @@ void Grid::land(Thread& thread, size_t i) {
   thread.copies[i] = thread.copies.back();
   thread.copies.pop_back();
   if (copy.valid) {
-    std::memcpy(copy.target, copy.source, 16);
+    std::memcpy(copy.target, copy.source, copy.bytes);
   } else {
-    std::memset(copy.target, 0, 16);
+    std::memset(copy.target, 0, copy.bytes);
   }
 }
 
@@ -325,12 +326,12 @@ void yield() {
   g_grid.switch_away();
 }
 
-void copy_later(void* target, const void* source, bool valid) {
-  if (reinterpret_cast<uintptr_t>(target) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(source) % 16 != 0))
-    fail("cp_async_16 from %p to %p: not aligned to 16", source, target);
+void copy_later(void* target, const void* source, size_t bytes, bool valid) {
+  if (reinterpret_cast<uintptr_t>(target) % bytes != 0 || (valid && reinterpret_cast<uintptr_t>(source) % bytes != 0))
+    fail("cp_async_%zu from %p to %p: not aligned to %zu", bytes, source, target, bytes);
   Thread& thread = *g_grid.current_;
-  std::memset(target, 0xFF, 16);
-  thread.copies.push_back({target, source, valid, thread.open_group});
+  std::memset(target, 0xFF, bytes);
+  thread.copies.push_back({target, source, bytes, valid, thread.open_group});
   if (random_below(4) == 0) g_grid.land(thread, random_below(thread.copies.size()));
 }
 

@@ -73,7 +73,7 @@ uint64_t random_below(uint64_t bound);
 void count_bank_conflicts(int64_t conflicts);
 
 // cp.async of the current thread.
-void copy_later(void* target, const void* source, bool valid);
+void copy_later(void* target, const void* source, size_t bytes, bool valid);
 void commit_copies();
 void wait_copies(int pending);
 

@@ -132,8 +132,9 @@ void wait_until(Ready&& ready) {
 inline Vec16 load16_fresh(const void* address) { return *static_cast<const Vec16*>(address); }
 
 inline void cp_async_16(void* target, const void* source, bool valid = true) {
-  grid::copy_later(target, source, valid);
+  grid::copy_later(target, source, 16, valid);
 }
+inline void cp_async_4(void* target, const void* source) { grid::copy_later(target, source, 4, true); }
 inline void cp_async_commit() { grid::commit_copies(); }
 template <int kPending>
 void cp_async_wait() {
@@ -280,8 +281,7 @@ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
 inline float fma_f32(float a, float b, float c) { return std::fma(a, b, c); }
 inline float max_f32(float a, float b) { return std::fmax(a, b); }
 inline float exp_f32(float x) { return std::exp(x); }
-inline float log_f32(float x) { return std::log(x); }
-inline float log1p_f32(float x) { return std::log1p(x); }
+inline float log2_f32(float x) { return std::log2(x); }
 inline float sqrt_f32(float x) { return std::sqrt(x); }
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline int first_bit(uint32_t bits) { return bits == 0 ? -1 : std::countr_zero(bits); }
