@@ -19,6 +19,7 @@ constexpr int64_t kLayersEnd = int64_t{1} << 10;
 constexpr int64_t kExpertsEnd = int64_t{1} << 12;
 constexpr int64_t kSharedExpertsEnd = int64_t{1} << 8;
 constexpr int64_t kPositionsEnd = int64_t{1} << 28;
+constexpr int64_t kIndexDimEnd = (int64_t{1} << 10) + 1;  // what the kernels hold of a key
 constexpr int64_t kBlockEnd = int64_t{1} << 16;
 
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
@@ -32,7 +33,8 @@ struct ArchitectureName {
   Architecture architecture;
 };
 constexpr std::array kArchitectures = {ArchitectureName{"deepseek_v2", Architecture::kDeepSeekV2},
-                                       ArchitectureName{"deepseek_v3", Architecture::kDeepSeekV3}};
+                                       ArchitectureName{"deepseek_v3", Architecture::kDeepSeekV3},
+                                       ArchitectureName{"deepseek_v32", Architecture::kDeepSeekV32}};
 
 // One value of a text field and what it stands for.
 template <typename Enum>
@@ -101,8 +103,22 @@ void read_attention(JsonFields& fields, ModelConfig& config) {
   config.v_head_dim = fields.integer("v_head_dim", {1, kHeadDimEnd});
   if (config.qk_rope_head_dim % 2 != 0)
     fields.refuse(StatusCode::kInvalidArgument, "qk_rope_head_dim", "an even integer");
-  if (config.architecture == Architecture::kDeepSeekV3)
-    config.rope_interleave = fields.flag_or("rope_interleave", true);
+  if (!config.is_v2()) config.rope_interleave = fields.flag_or("rope_interleave", true);
+}
+
+// V3.2. Its queries come from the main queries' latent, so there must be one.
+void read_indexer(JsonFields& fields, ModelConfig& config) {
+  if (config.architecture != Architecture::kDeepSeekV32) return;
+  config.index_n_heads = fields.integer("index_n_heads", {1, kHeadsEnd});
+  config.index_head_dim = fields.integer("index_head_dim", {1, kIndexDimEnd});
+  config.index_topk = fields.integer("index_topk", {1, kPositionsEnd});
+  if (config.index_head_dim < config.qk_rope_head_dim)
+    fields.refuse(StatusCode::kInvalidArgument, "index_head_dim",
+                  fmt::format("at least qk_rope_head_dim ({})", config.qk_rope_head_dim));
+  if (config.q_lora_rank == 0)
+    fields.refuse(StatusCode::kInvalidArgument, "q_lora_rank", "a positive integer with " + config.model_type);
+  if (!config.rope_interleave)
+    fields.refuse(StatusCode::kFailedPrecondition, "rope_interleave", "true with " + config.model_type);
 }
 
 YarnConfig read_yarn(JsonFields& rope, const ModelConfig& config) {
@@ -179,7 +195,7 @@ void settle_v2_weights(ModelConfig& config) {
 }
 
 void read_experts(JsonFields& fields, ModelConfig& config) {
-  const bool v3 = config.architecture == Architecture::kDeepSeekV3;
+  const bool v3 = !config.is_v2();
   // Null says "no experts", a missing key says nothing.
   if (fields.is_null("n_routed_experts")) return;
   config.n_routed_experts = fields.integer("n_routed_experts", {1, kExpertsEnd});
@@ -240,6 +256,7 @@ Result<ModelConfig> ModelConfig::parse(std::string_view json, const std::string&
   SLUICE_RETURN_IF_ERROR(fields.status());  // of another architecture nothing else means anything
   read_sizes(fields, config);
   read_attention(fields, config);
+  read_indexer(fields, config);
   read_experts(fields, config);
   read_special_tokens(fields, config);
   SLUICE_RETURN_IF_ERROR(fields.status());

@@ -1,6 +1,7 @@
 // A model's config.json, parsed and validated: the fields that the mathematics needs, named as Hugging Face names them.
-// Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite) and
-// deepseek_v3 (V3, R1, V3.1). Called once at start; afterwards plain data that every thread may read.
+// Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite),
+// deepseek_v3 (V3, R1, V3.1) and deepseek_v32 (V3.2). Called once at start; afterwards plain data that every thread may
+// read.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 
 namespace sluice {
 
-enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3 };
+enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekV32 };
 
 enum class TopkMethod : uint8_t {
   kGreedy,              // top-k of all experts
@@ -61,6 +62,11 @@ struct ModelConfig {
   int32_t v_head_dim = 0;
   std::optional<YarnConfig> yarn;
 
+  // The lightning indexer that chooses what attention looks at (V3.2).
+  int32_t index_n_heads = 0;
+  int32_t index_head_dim = 0;  // the first qk_rope_head_dim of them are rotated
+  int32_t index_topk = 0;      // positions a token attends to at most; 0: all of them, no indexer
+
   // Mixture of experts.
   int32_t n_routed_experts = 0;  // 0: every layer is dense
   int32_t n_shared_experts = 0;
@@ -84,6 +90,7 @@ struct ModelConfig {
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;
 
+  bool is_v2() const { return architecture == Architecture::kDeepSeekV2; }  // else V3 or what is built on it
   int32_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   int32_t latent_dim() const { return kv_lora_rank + qk_rope_head_dim; }  // values cached per token and layer
   bool is_moe_layer(int32_t layer) const {

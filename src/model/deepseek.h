@@ -1,6 +1,6 @@
-// DeepSeek-V2 and DeepSeek-V3: one stack of layers (latent attention, then a dense block or a mixture of experts), the
-// two differ in what their config says of the router. Owns the packed weights and one step's activations. The loop
-// thread alone calls it.
+// DeepSeek-V2, -V3 and -V3.2: one stack of layers (latent attention, then a dense block or a mixture of experts). V2
+// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. Owns the
+// packed weights and one step's activations. The loop thread alone calls it.
 #pragma once
 
 #include <memory>

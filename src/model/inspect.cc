@@ -3,6 +3,8 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "model/cache_layout.h"
+
 namespace sluice {
 
 namespace {
@@ -11,12 +13,13 @@ constexpr std::array kFormats = {WeightFormat::kF32,     WeightFormat::kBF16,   
                                  WeightFormat::kInt4G32, WeightFormat::kInt4G64, WeightFormat::kInt4G128};
 
 // What the loader does with a tensor.
-enum class Use { kEmbedding, kRouter, kVector, kExpert, kMatrix };
+enum class Use { kEmbedding, kRouter, kVector, kExpert, kMatrix };  // kRouter: small matrices that decide
 
 Use use_of(const TensorSpec& spec) {
   if (spec.shape.rank < 2) return Use::kVector;  // norms and the routers' biases
   if (spec.name == "model.embed_tokens.weight") return Use::kEmbedding;
-  if (spec.name.ends_with(".mlp.gate.weight")) return Use::kRouter;
+  if (spec.name.ends_with(".mlp.gate.weight") || spec.name.ends_with(".indexer.weights_proj.weight"))
+    return Use::kRouter;
   if (spec.name.find(".mlp.experts.") != std::string::npos) return Use::kExpert;
   return Use::kMatrix;
 }
@@ -81,6 +84,20 @@ std::string experts_text(const ModelReport& r) {
                      r.num_shared_experts);
 }
 
+// Of several groups, what each takes of the bf16 bytes: ": latent 70272, index 15616".
+std::string groups_text(const ModelReport& r) {
+  std::string text;
+  for (const auto& [group, values] : r.cache_values_by_group)
+    text += fmt::format("{} {} {}", text.empty() ? ":" : ",", group, values * 2);
+  return r.cache_values_by_group.size() < 2 ? "" : text;
+}
+
+std::string limit_text(const ModelReport& r) {
+  if (r.attention_context_limit == 0) return "";
+  return fmt::format(" (at most {}), and {} to choose them", r.attention_context_limit,
+                     short_flop(static_cast<double>(r.index_flop_per_context_token)));
+}
+
 }  // namespace
 
 ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
@@ -103,11 +120,16 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
   }
 
   const int64_t layers = config.num_hidden_layers;
-  report.cache_values_per_token = layers * config.latent_dim();
+  for (const CacheGroup& group : cache_layout(config, DType::kF32).groups) {
+    report.cache_values_by_group.emplace_back(group.name, group.bytes_per_page() / kPageTokens / size_of(DType::kF32));
+    report.cache_values_per_token += report.cache_values_by_group.back().second;
+  }
   report.cache_bytes_per_token_bf16 = report.cache_values_per_token * 2;
   report.cache_bytes_per_token_f32 = report.cache_values_per_token * 4;
   report.attention_flop_per_context_token =
       layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
+  report.attention_context_limit = config.index_topk;
+  report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
 }
@@ -123,11 +145,11 @@ std::string to_text(const ModelReport& r) {
                            short_count(static_cast<double>(r.active_parameters_without_embedding))));
   for (const auto& [format, bytes] : r.weights_bytes)
     text += line(fmt::format("weights {}", name(format)), short_bytes(static_cast<double>(bytes)));
-  text += line("cache", fmt::format("{} bytes a token (bf16), {} (f32)", r.cache_bytes_per_token_bf16,
+  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32)", r.cache_bytes_per_token_bf16, groups_text(r),
                                     r.cache_bytes_per_token_f32));
   text += line("arithmetic",
-               fmt::format("{} a token, and {} a token of context", short_flop(static_cast<double>(r.flop_per_token)),
-                           short_flop(static_cast<double>(r.attention_flop_per_context_token))));
+               fmt::format("{} a token, and {} a token of context{}", short_flop(static_cast<double>(r.flop_per_token)),
+                           short_flop(static_cast<double>(r.attention_flop_per_context_token)), limit_text(r)));
   text += line("density", fmt::format("{:.3f} FLOP a parameter and token", r.flop_per_parameter));
   if (!r.files) return text;
   std::string dtypes;
@@ -147,6 +169,8 @@ std::string to_json(const ModelReport& r) {
       {"weights_bytes", nlohmann::ordered_json::object()},
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},
+      {"attention_context_limit", r.attention_context_limit},
+      {"index_flop_per_context_token", r.index_flop_per_context_token},
       {"flop_per_parameter", r.flop_per_parameter},
       {"layers", r.num_layers},
       {"moe_layers", r.num_moe_layers},
@@ -155,6 +179,7 @@ std::string to_json(const ModelReport& r) {
       {"experts_per_token", r.num_experts_per_token},
       {"context_length", r.context_length},
   };
+  for (const auto& [group, values] : r.cache_values_by_group) json["cache_groups"][group] = values * 2;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
   if (r.files) {
     json["file_bytes"] = r.files->bytes;

@@ -40,7 +40,8 @@ struct ModelReport {
 
   std::vector<std::pair<WeightFormat, int64_t>> weights_bytes;  // in memory, every format but auto
 
-  int64_t cache_values_per_token = 0;  // latents of all layers
+  std::vector<std::pair<std::string, int64_t>> cache_values_by_group;  // a token, all layers; KvLayout's groups
+  int64_t cache_values_per_token = 0;                                  // their sum
   int64_t cache_bytes_per_token_bf16 = 0;
   int64_t cache_bytes_per_token_f32 = 0;
 
@@ -48,6 +49,8 @@ struct ModelReport {
   int64_t flop_per_token = 0;
   // What each token before it adds, attention in its absorbed form: scores over the latent, values of its first part.
   int64_t attention_flop_per_context_token = 0;
+  int32_t attention_context_limit = 0;       // tokens that attention looks at, at most; 0: all before it
+  int64_t index_flop_per_context_token = 0;  // the indexer's scores that choose those tokens
   double flop_per_parameter = 0;  // flop_per_token / parameters: how little of the model a token wakes
 
   std::optional<FileReport> files;

@@ -98,6 +98,12 @@ inline nlohmann::json v3_json() {
   return json;
 }
 
+inline nlohmann::json v32_json() {
+  nlohmann::json json = v3_json();
+  json.update({{"model_type", "deepseek_v32"}, {"index_n_heads", 64}, {"index_head_dim", 128}, {"index_topk", 2048}});
+  return json;
+}
+
 // A dense layer and a MoE layer, a few thousand parameters.
 inline nlohmann::json tiny_json() {
   nlohmann::json json = v2_lite_json();
