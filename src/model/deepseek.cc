@@ -14,24 +14,26 @@ WeightFormat resolve(WeightFormat wanted, const Checkpoint& checkpoint) {
   return checkpoint.dtype("model.embed_tokens.weight") == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
 }
 
-// What the kernels ask of the shapes beyond what the config's own rules say.
-Status check_kernels(const ModelConfig& config, const Backend& backend) {
+}  // namespace
+
+Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& backend) {
+  if (config.hybrid)
+    return failed_precondition("config.json: model_type: {} can be inspected but not run", config.model_type);
   if (config.index_topk > 0 && backend.sparse_attention == nullptr)
     return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
                                backend.name);
+  // What the kernels ask of the shapes beyond what the config's own rules say.
   if (config.kv_lora_rank % 16 != 0)
     return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
   return {};
 }
 
-}  // namespace
-
 Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& config, const Checkpoint& checkpoint,
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
-  SLUICE_RETURN_IF_ERROR(check_kernels(config, backend));
+  SLUICE_RETURN_IF_ERROR(check_supported(config, backend));
   for (const TensorSpec& spec : required_tensors(config))
-    SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
+    SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
   const WeightFormat weights = resolve(options.weights, checkpoint);
   if (!backend.supports(weights))
     return failed_precondition("weights: {} is not supported on device {}", name(weights), backend.name);

@@ -22,6 +22,10 @@ struct ModelLoadOptions {
 
 class DeepSeekModel {
  public:
+  // FAILED_PRECONDITION for a model that can be read and inspected but not run on this backend. load() asks, too; ask
+  // before anything is read that only models which run have.
+  static Status check_supported(const ModelConfig& config, const Backend& backend);
+
   // Checks every tensor's presence, shape and dtype before the first one is packed.
   static Result<std::unique_ptr<DeepSeekModel>> load(const ModelConfig& config, const Checkpoint& checkpoint,
                                                      const Backend& backend, OpContext& context,

@@ -1,5 +1,6 @@
 // The names and shapes of a DeepSeek V2, V3 or V3.2 checkpoint, as Hugging Face writes them. See checkpoint.h.
 #include "model/checkpoint.h"
+#include "model/required_tensors_v4.h"
 
 namespace sluice {
 
@@ -58,6 +59,7 @@ void add_experts(const ModelConfig& c, SpecList& layer) {
 }  // namespace
 
 std::vector<TensorSpec> required_tensors(const ModelConfig& config) {
+  if (config.hybrid) return required_tensors_v4(config);
   std::vector<TensorSpec> specs;
   SpecList root(specs, "");
   root.add("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});

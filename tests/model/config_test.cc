@@ -365,7 +365,7 @@ TEST(ModelConfig, RefusesBadTokens) {
 TEST(ModelConfig, RefusesOtherArchitecturesByName) {
   expect_refused(v2_lite_json(),
                  {{"model_type", "llama", kUnsupported,
-                   R"(model_type: expected one of deepseek_v2, deepseek_v3, deepseek_v32, found "llama")"},
+                   R"(model_type: expected one of deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4, found "llama")"},
                   {"model_type", kErase, kInvalid, "model_type: expected a string, found no such key"},
                   {"model_type", 2, kInvalid, "model_type: expected a string, found 2"}});
 }
