@@ -46,7 +46,7 @@ struct Checkpoint::Impl {
   std::string directory;
   int64_t block_rows = 0;  // of one FP8 scale; 0: the config declares no FP8
   int64_t block_cols = 0;
-  bool short_scale_names = false;
+  bool short_scale_names = false;  // X.scale instead of X.weight_scale_inv (V4)
   bool tied = false;
   std::optional<uint64_t> seed;
   std::vector<std::unique_ptr<SafetensorsFile>> files;
@@ -75,7 +75,7 @@ struct Checkpoint::Impl {
 
   Result<const SafetensorsFile*> add_file(const std::string& file);
   Status read_index();
-  // X.weight -> X.weight_scale_inv, or X.scale as DeepSeek-V4 names it.
+  // The tensor that holds the scales of X.weight.
   std::string scales_of(const std::string& name) const {
     const std::string& real = resolve(name);
     return short_scale_names ? real.substr(0, real.rfind('.')) + ".scale" : real + "_scale_inv";
