@@ -24,6 +24,10 @@ constexpr Backend kRef{
     .latent_write = ref::latent_write,
     .latent_attention_expanded = ref::latent_attention_expanded,
     .latent_attention_absorbed = ref::latent_attention_absorbed,
+    .index_write = ref::index_write,
+    .index_select = ref::index_select,
+    .sparse_attention = ref::sparse_attention,
+    .scatter_rows = ref::scatter_rows,
 };
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

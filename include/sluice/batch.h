@@ -14,6 +14,9 @@ namespace sluice {
 struct ForwardObserver {
   // experts and weights: [rows, top_k] of this layer.
   std::function<void(int32_t layer, int64_t rows, int32_t top_k, const int32_t* experts, const float* weights)> routed;
+  // positions: [rows of the spans, top_k], what this layer's attention of these rows looks at (V3.2 beyond top_k).
+  std::function<void(int32_t layer, std::span<const SequenceSpan> spans, int32_t top_k, const int32_t* positions)>
+      selected;
 };
 
 // All pages of the cache: page p is bytes [p * bytes_per_page, (p + 1) * bytes_per_page) from base (see kv_layout.h).
@@ -21,6 +24,7 @@ struct KvPages {
   std::byte* base = nullptr;
   int64_t bytes_per_page = 0;
   DType dtype = DType::kF32;
+  const KvLayout* layout = nullptr;  // of a page
 };
 
 // Rows are the tokens of all spans; a row belongs to exactly one span.

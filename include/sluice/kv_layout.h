@@ -21,6 +21,9 @@ struct CacheGroup {
   int64_t bytes_per_entry = 0;   // one layer's entry
   int32_t tokens_per_entry = 1;  // tokens that one entry stands for
   bool rewindable = true;        // may be cut back to any position (else only at page borders)
+
+  int64_t bytes_per_layer() const { return bytes_per_entry * (kPageTokens / tokens_per_entry); }  // of a page
+  int64_t bytes_per_page() const { return static_cast<int64_t>(layers.size()) * bytes_per_layer(); }
 };
 
 struct KvLayout {
@@ -28,9 +31,13 @@ struct KvLayout {
 
   int64_t bytes_per_page() const {
     int64_t bytes = 0;
-    for (const CacheGroup& group : groups)
-      bytes +=
-          static_cast<int64_t>(group.layers.size()) * group.bytes_per_entry * (kPageTokens / group.tokens_per_entry);
+    for (const CacheGroup& group : groups) bytes += group.bytes_per_page();
+    return bytes;
+  }
+  // Where in a page the entries of a group's layer begin; `slot` counts within CacheGroup::layers.
+  int64_t offset_of(size_t group, int64_t slot) const {
+    int64_t bytes = slot * groups[group].bytes_per_layer();
+    for (size_t before = 0; before < group; ++before) bytes += groups[before].bytes_per_page();
     return bytes;
   }
   // All layers; what `inspect` prints.

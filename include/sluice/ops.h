@@ -184,7 +184,61 @@ struct LatentAttentionArgs {
                                         // Over a bf16 cache the expanded form takes bf16 weights; the absorbed one any.
 };
 
-// A backend's kernels. Plain functions; every entry is filled.
+// The lightning indexer (DeepSeek-V3.2; transformers' deepseek_v32) keeps one key per position in a cache that lies as
+// the latents' does, an entry being head_dim values:
+//   k = rotation of dims [0, rope_dim) of  w * (z - mean) / sqrt(var + eps) + b,  var the mean of (z - mean)^2
+struct IndexWriteArgs {
+  const float* z = nullptr;            // [rows, head_dim]
+  const float* norm_weight = nullptr;  // [head_dim] w
+  const float* norm_bias = nullptr;    // [head_dim] b
+  float eps = 0;
+  const float* cos_sin = nullptr;  // [rows, rope_dim]
+  RopeLayout layout = RopeLayout::kHalf;
+  int32_t head_dim = 0, rope_dim = 0;
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+};
+
+// The top_k cached positions s <= t for each row t, which has at least so many (t + 1 >= top_k), by
+//   score(t, s) = sum over heads h, of  weights[t, h] * max(0, q[t, h] . k_s)
+// Equal scores go to the lower position. The published formula multiplies by a positive constant, which chooses
+// nothing.
+struct IndexSelectArgs {
+  const float* q = nullptr;        // [rows, heads, head_dim], rotated as the keys are
+  const float* weights = nullptr;  // [rows, heads], of either sign
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+  int32_t heads = 0, head_dim = 0, top_k = 0;
+  int32_t* positions = nullptr;  // [rows of the spans, in their order][top_k], ascending
+};
+
+// Latent attention over chosen positions alone, in the absorbed form whatever the row's role (expanded keys would serve
+// one row each):
+//   p = softmax over j of  scale * (absorbed[h, i] . c_s + q_rope[h] . k_rope_s),  s = positions[i, j]
+//   latents[h, i] = sum over j, of  p_j c_s
+// i counts the rows of the spans in their order. absorbed = K_h^T q_nope before, and V_h latents behind, are
+// grouped_matmul with heads as experts: hence heads first.
+struct SparseAttentionArgs {
+  const float* q = nullptr;            // [rows, heads, nope_dim + rope_dim], of which the rotated rope part is read
+  const float* absorbed = nullptr;     // [heads, i, kv_lora_rank]
+  const int32_t* positions = nullptr;  // [i, num_positions], each <= the row's own
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+  int32_t heads = 0, nope_dim = 0, rope_dim = 0, kv_lora_rank = 0, num_positions = 0;
+  float scale = 0;
+  float* latents = nullptr;  // [heads, i, kv_lora_rank]
+};
+
+// y[row_ids[i], :] = x[i, :]
+struct ScatterRowsArgs {
+  const float* x = nullptr;          // [rows, cols]
+  const int32_t* row_ids = nullptr;  // [rows], all different
+  float* y = nullptr;                // [*, cols]
+  int64_t rows = 0, cols = 0;
+};
+
+// A backend's kernels. Plain functions; every entry is filled, but for the last four on a device that does not serve
+// deepseek_v32 (loading one is refused there).
 struct Backend {
   const char* name = "";  // "ref", "cpu-avx2", "cpu-avx512"
 
@@ -207,6 +261,11 @@ struct Backend {
   void (*latent_write)(const LatentWriteArgs&, OpContext&) = nullptr;
   void (*latent_attention_expanded)(const LatentAttentionArgs&, OpContext&) = nullptr;
   void (*latent_attention_absorbed)(const LatentAttentionArgs&, OpContext&) = nullptr;
+
+  void (*index_write)(const IndexWriteArgs&, OpContext&) = nullptr;
+  void (*index_select)(const IndexSelectArgs&, OpContext&) = nullptr;
+  void (*sparse_attention)(const SparseAttentionArgs&, OpContext&) = nullptr;
+  void (*scatter_rows)(const ScatterRowsArgs&, OpContext&) = nullptr;
 };
 
 constexpr int64_t kPackRows = 16;

@@ -22,6 +22,10 @@ const Backend kBackend{
     .latent_write = latent_write,
     .latent_attention_expanded = latent_attention_expanded,
     .latent_attention_absorbed = latent_attention_absorbed,
+    .index_write = index_write,
+    .index_select = index_select,
+    .sparse_attention = sparse_attention,
+    .scatter_rows = scatter_rows,
 };
 
 }  // namespace sluice::cpu::SLUICE_ISA

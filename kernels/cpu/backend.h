@@ -19,5 +19,9 @@ void latent_attention_expanded(const LatentAttentionArgs&, OpContext&);
 void latent_attention_absorbed(const LatentAttentionArgs&, OpContext&);
 // The former of a bf16 cache; it calls this.
 void latent_attention_expanded_bf16(const LatentAttentionArgs&, OpContext&);
+void index_write(const IndexWriteArgs&, OpContext&);
+void index_select(const IndexSelectArgs&, OpContext&);
+void sparse_attention(const SparseAttentionArgs&, OpContext&);
+void scatter_rows(const ScatterRowsArgs&, OpContext&);
 
 }  // namespace sluice::cpu::SLUICE_ISA

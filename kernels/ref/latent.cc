@@ -3,25 +3,12 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/ref/latent_cache.h"
 #include "kernels/ref/ref.h"
 
 namespace sluice::ref {
 
 namespace {
-
-void store(std::byte* entry, DType dtype, int64_t index, float value) {
-  if (dtype == DType::kF32) {
-    reinterpret_cast<float*>(entry)[index] = value;
-  } else {
-    SLUICE_CHECK(dtype == DType::kBF16, "cache dtype {}", name(dtype));
-    reinterpret_cast<uint16_t*>(entry)[index] = f32_to_bf16(value);
-  }
-}
-
-std::byte* entry_of(const LatentCache& cache, const PageId* pages, int32_t position, int32_t width) {
-  return cache.base + value(pages[position / kPageTokens]) * cache.page_stride +
-         (position % kPageTokens) * width * size_of(cache.dtype);
-}
 
 // All entries of positions [0, count), widened: [count, width].
 std::vector<float> load_entries(const LatentCache& cache, const PageId* pages, int32_t count, int32_t width) {

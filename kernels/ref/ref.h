@@ -24,5 +24,9 @@ void rope(const RopeArgs&, OpContext&);
 void latent_write(const LatentWriteArgs&, OpContext&);
 void latent_attention_expanded(const LatentAttentionArgs&, OpContext&);
 void latent_attention_absorbed(const LatentAttentionArgs&, OpContext&);
+void index_write(const IndexWriteArgs&, OpContext&);
+void index_select(const IndexSelectArgs&, OpContext&);
+void sparse_attention(const SparseAttentionArgs&, OpContext&);
+void scatter_rows(const ScatterRowsArgs&, OpContext&);
 
 }  // namespace sluice::ref

@@ -30,7 +30,7 @@ Status InspectCommand::run() const {
   if (has_files) {
     SLUICE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::open(path, config));
     for (const TensorSpec& spec : required_tensors(config))
-      SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
+      SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
     report = inspect(config, &checkpoint);
   }
   std::cout << (json ? to_json(report) + "\n" : to_text(report)) << std::flush;

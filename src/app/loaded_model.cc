@@ -146,11 +146,12 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
   }
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
+  SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
+  SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
                           options.random_weights
                               ? Result<Checkpoint>(Checkpoint::random(*options.random_weights, loaded->config))
                               : Checkpoint::open(loaded->directory, loaded->config));
-  SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
   loaded->team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::available_cpus());
   SLUICE_RETURN_IF_ERROR(load_tokenizer(options, *loaded));
   const ModelReport report = inspect(loaded->config);

@@ -16,7 +16,7 @@ class KvMemory {
   void copy(const PageCopy& copy);
   void move(const PageMove& move);
 
-  KvPages pages() { return {memory_.data(), layout_.bytes_per_page(), dtype_}; }
+  KvPages pages() { return {memory_.data(), layout_.bytes_per_page(), dtype_, &layout_}; }
   const KvLayout& layout() const { return layout_; }
   int32_t num_pages() const { return num_pages_; }
 

@@ -8,6 +8,7 @@
 #include "sluice/quantize.h"
 
 #include "model/json_fields.h"
+#include "model/power_scales.h"
 #include "model/random_weights.h"
 #include "model/safetensors.h"
 
@@ -46,6 +47,7 @@ struct Checkpoint::Impl {
   std::string directory;
   int64_t block_rows = 0;  // of one FP8 scale; 0: the config declares no FP8
   int64_t block_cols = 0;
+  bool short_scale_names = false;  // X.scale instead of X.weight_scale_inv (V4)
   bool tied = false;
   std::optional<PackedScheme> packed;
   std::optional<uint64_t> seed;
@@ -87,8 +89,17 @@ struct Checkpoint::Impl {
 
   Result<const SafetensorsFile*> add_file(const std::string& file);
   Status read_index();
+  // The tensor that holds the scales of X.weight.
+  std::string scales_of(const std::string& name) const {
+    const std::string& real = resolve(name);
+    return short_scale_names ? real.substr(0, real.rfind('.')) + ".scale" : real + "_scale_inv";
+  }
+
   Status expect_scales(const std::string& name, const Entry& weights) const;
-  void apply_scales(const TensorView& scales, int64_t row_begin, int64_t num_rows, int64_t cols, float* values) const;
+  Status expect_fp4(const TensorSpec& spec, const Entry& weights) const;
+  Status expect_scale_tensor(const std::string& name, const std::string& path, const Shape& expected) const;
+  void apply_scales(const TensorView& scales, int64_t rows_each, int64_t cols_each, int64_t row_begin,
+                    int64_t num_rows, int64_t cols, float* values) const;
 };
 
 Result<const SafetensorsFile*> Checkpoint::Impl::add_file(const std::string& file) {
@@ -144,6 +155,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, const ModelCon
   impl->block_cols = config.weight_block_cols;
   impl->tied = config.tie_word_embeddings;
   impl->packed = config.packed;
+  impl->short_scale_names = config.hybrid.has_value();
   std::error_code ignored;  // what cannot be looked at is told by the attempt to open it
   if (std::filesystem::exists(directory + "/" + kSingleFile, ignored)) {
     SLUICE_ASSIGN_OR_RETURN(const SafetensorsFile* file, impl->add_file(kSingleFile));
@@ -199,7 +211,8 @@ Status Checkpoint::expect_exact(const std::string& name, int64_t cols) const {
       impl_->directory, name, stored, sluice::name(native_format()));
 }
 
-Status Checkpoint::expect(const std::string& name, const Shape& shape) const {
+Status Checkpoint::expect(const TensorSpec& spec) const {
+  const auto& [name, shape, storage] = spec;
   const Impl::Entry* entry = impl_->find(name);
   if (impl_->is_packed(name))
     return expect_packed(*impl_->packed, impl_->resolve(name), shape, impl_->lookup())
@@ -208,9 +221,15 @@ Status Checkpoint::expect(const std::string& name, const Shape& shape) const {
     return failed_precondition("{}: tensor \"{}\": expected {}, found no such tensor", impl_->directory,
                                impl_->resolve(name), shape.to_string());
   const std::string& path = entry->file ? entry->file->path() : impl_->directory;
+  if (storage == Storage::kFp4 && entry->view.dtype == DType::kI8) return impl_->expect_fp4(spec, *entry);
   if (!(entry->view.shape == shape))
     return failed_precondition("{}: tensor \"{}\": shape: expected {}, found {}", path, name, shape.to_string(),
                                entry->view.shape.to_string());
+  if (storage == Storage::kTokenIds) {
+    if (entry->view.dtype == DType::kI64 || entry->view.dtype == DType::kI32 || impl_->seed) return {};
+    return failed_precondition("{}: tensor \"{}\": dtype: expected I64 or I32, found {}", path, name,
+                               sluice::name(entry->view.dtype));
+  }
   if (!is_float(entry->view.dtype))
     return failed_precondition("{}: tensor \"{}\": dtype: expected one of F32, F16, BF16, F8_E4M3, found {}", path,
                                name, sluice::name(entry->view.dtype));
@@ -226,8 +245,25 @@ Status Checkpoint::Impl::expect_scales(const std::string& name, const Entry& wei
   if (weights.view.shape.rank != 2)
     return failed_precondition("{}: tensor \"{}\": expected 2 dimensions for F8_E4M3, found {}", path, name,
                                weights.view.shape.to_string());
-  const std::string scale_name = resolve(name) + "_scale_inv";
-  const Shape expected = scale_shape(weights.view.shape);
+  return expect_scale_tensor(name, path, scale_shape(weights.view.shape));
+}
+
+// Two codes a byte, so half as many columns; 32 of them share a scale, so there are whole groups.
+Status Checkpoint::Impl::expect_fp4(const TensorSpec& spec, const Entry& weights) const {
+  const std::string& path = weights.file->path();
+  const Shape in_pairs = {spec.shape[0], spec.shape[1] / 2};
+  if (spec.shape[1] % kFp4Group != 0)
+    return failed_precondition("{}: tensor \"{}\": expected a multiple of {} columns for FP4, found {}", path,
+                               spec.name, kFp4Group, spec.shape[1]);
+  if (!(weights.view.shape == in_pairs))
+    return failed_precondition("{}: tensor \"{}\": shape: expected {} bytes of two values, found {}", path, spec.name,
+                               in_pairs.to_string(), weights.view.shape.to_string());
+  return expect_scale_tensor(spec.name, path, {spec.shape[0], spec.shape[1] / kFp4Group});
+}
+
+Status Checkpoint::Impl::expect_scale_tensor(const std::string& name, const std::string& path,
+                                             const Shape& expected) const {
+  const std::string scale_name = scales_of(name);
   const Entry* scales = find(scale_name);
   if (scales == nullptr)
     return failed_precondition("{}: tensor \"{}\": expected {}, found no such tensor", path, scale_name,
@@ -235,9 +271,10 @@ Status Checkpoint::Impl::expect_scales(const std::string& name, const Entry& wei
   if (!(scales->view.shape == expected))
     return failed_precondition("{}: tensor \"{}\": shape: expected {}, found {}", scales->file->path(), scale_name,
                                expected.to_string(), scales->view.shape.to_string());
-  if (scales->view.dtype != DType::kF32 && scales->view.dtype != DType::kBF16)
-    return failed_precondition("{}: tensor \"{}\": dtype: expected F32 or BF16, found {}", scales->file->path(),
-                               scale_name, sluice::name(scales->view.dtype));
+  const DType dtype = scales->view.dtype;
+  if (dtype != DType::kF32 && dtype != DType::kBF16 && dtype != DType::kF8E8M0)
+    return failed_precondition("{}: tensor \"{}\": dtype: expected F32, BF16 or F8_E8M0, found {}",
+                               scales->file->path(), scale_name, sluice::name(dtype));
   return {};
 }
 
@@ -249,31 +286,38 @@ void Checkpoint::read_rows(const std::string& name, int64_t row_begin, int64_t n
   const Impl::Entry& entry = impl_->at(name);
   const TensorView& view = entry.view;
   SLUICE_CHECK(view.shape.rank == 1 || view.shape.rank == 2, "{}: shape {}", name, view.shape.to_string());
-  const int64_t cols = view.shape.rank == 2 ? view.shape[1] : 1;
+  const bool is_fp4 = view.dtype == DType::kI8;
+  const int64_t cols = view.shape.rank == 2 ? view.shape[1] * (is_fp4 ? 2 : 1) : 1;
   SLUICE_CHECK(row_begin >= 0 && num_rows >= 0 && num_rows <= view.shape[0] - row_begin, "{}: rows [{}, {}) of {}",
                name, row_begin, row_begin + num_rows, view.shape[0]);
   if (impl_->seed) {
     random_values(*impl_->seed, impl_->resolve(name), row_begin * cols, num_rows * cols, out);
     return;
   }
+  if (is_fp4) {
+    widen_fp4(view, row_begin * cols, num_rows * cols, out);
+    impl_->apply_scales(impl_->at(impl_->scales_of(name)).view, 1, kFp4Group, row_begin, num_rows, cols, out);
+    return;
+  }
   widen_to_f32(view, row_begin * cols, num_rows * cols, out);
   if (view.dtype == DType::kF8E4M3)
-    impl_->apply_scales(impl_->at(impl_->resolve(name) + "_scale_inv").view, row_begin, num_rows, cols, out);
+    impl_->apply_scales(impl_->at(impl_->scales_of(name)).view, impl_->block_rows, impl_->block_cols, row_begin,
+                        num_rows, cols, out);
 }
 
-// values[i, j] *= scales[i / block_rows, j / block_cols], the last block of a row or column being partial.
-void Checkpoint::Impl::apply_scales(const TensorView& scales, int64_t row_begin, int64_t num_rows, int64_t cols,
-                                    float* values) const {
+// values[i, j] *= scales[i / rows_each, j / cols_each], the last block of a row or column being partial.
+void Checkpoint::Impl::apply_scales(const TensorView& scales, int64_t rows_each, int64_t cols_each, int64_t row_begin,
+                                    int64_t num_rows, int64_t cols, float* values) const {
   const int64_t scale_cols = scales.shape[1];
   std::vector<float> row_scales(static_cast<size_t>(scale_cols));
   for (int64_t i = 0; i < num_rows; ++i) {
     const int64_t row = row_begin + i;
-    if (i == 0 || row % block_rows == 0)
-      widen_to_f32(scales, row / block_rows * scale_cols, scale_cols, row_scales.data());
+    if (i == 0 || row % rows_each == 0)
+      widen_scales(scales, row / rows_each * scale_cols, scale_cols, row_scales.data());
     for (int64_t block = 0; block < scale_cols; ++block) {
       const float scale = row_scales[static_cast<size_t>(block)];
-      float* begin = values + i * cols + block * block_cols;
-      float* end = values + i * cols + std::min(cols, (block + 1) * block_cols);
+      float* begin = values + i * cols + block * cols_each;
+      float* end = values + i * cols + std::min(cols, (block + 1) * cols_each);
       for (float* value = begin; value < end; ++value) *value *= scale;
     }
   }

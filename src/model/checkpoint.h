@@ -18,6 +18,20 @@
 
 namespace sluice {
 
+// How a tensor may lie on disk.
+enum class Storage : uint8_t {
+  kFloat,     // F32, F16, BF16, or F8_E4M3 with its scales
+  kFp4,       // kFloat, or I8 [rows, cols / 2]: two E2M1 codes a byte, low nibble first, and a scale for each 32 columns
+  kTokenIds,  // I64 or I32: a table, no weights
+};
+
+// A tensor that the architecture needs; `shape` counts values, not bytes.
+struct TensorSpec {
+  std::string name;
+  Shape shape;
+  Storage storage = Storage::kFloat;
+};
+
 class Checkpoint {
  public:
   // Maps and validates all files: headers, offsets (no overlap, no hole, nothing beyond the end), dtypes, the index.
@@ -46,8 +60,10 @@ class Checkpoint {
   Status expect_exact(const std::string& name, int64_t cols) const;
 
   // FAILED_PRECONDITION naming file, tensor, expected and found unless the tensor exists with this shape and a float
-  // dtype (FP8: also its weight_scale_inv, with shape [ceil(rows/block), ceil(cols/block)]), or as codes.
-  Status expect(const std::string& name, const Shape& shape) const;
+  // dtype (FP8: also its scales, with shape [ceil(rows/block), ceil(cols/block)]; X.weight's are X.weight_scale_inv, or
+  // X.scale in V4), or as codes, or whatever else its storage allows.
+  Status expect(const std::string& name, const Shape& shape) const { return expect({name, shape}); }
+  Status expect(const TensorSpec& spec) const;
 
   // Rows [row_begin, row_begin + num_rows) of a 2-d tensor, or elements of a 1-d one (cols = 1), widened to f32 and
   // multiplied by their block scales; out: [num_rows, cols]. Precondition: expect() said ok.
@@ -65,11 +81,7 @@ class Checkpoint {
   std::unique_ptr<Impl> impl_;
 };
 
-// Tensors that the architecture needs, by name and shape, in load order (MTP layers are left out).
-struct TensorSpec {
-  std::string name;
-  Shape shape;
-};
+// All tensors of the architecture but those of multi-token-prediction layers, in load order.
 std::vector<TensorSpec> required_tensors(const ModelConfig& config);
 
 }  // namespace sluice

@@ -3,28 +3,16 @@
 #include <array>
 #include <span>
 
-#include "model/json_fields.h"
+#include "model/config_ranges.h"
+#include "model/config_v4.h"
 #include "model/quantization_config.h"
 
 namespace sluice {
 
 namespace {
 
-// Ends of ranges: far above any model in sight, and low enough that heads * head_dim fits 32 bits and that the bytes of
-// the largest model, 2^10 layers * 2^12 experts * 3 matrices * 2^36 weights * 4 bytes, fit 63.
-constexpr int64_t kVocabEnd = int64_t{1} << 24;
-constexpr int64_t kWidthEnd = int64_t{1} << 18;  // hidden_size, intermediate_size, ranks
-constexpr int64_t kHeadsEnd = int64_t{1} << 12;
-constexpr int64_t kHeadDimEnd = int64_t{1} << 13;
-constexpr int64_t kLayersEnd = int64_t{1} << 10;
-constexpr int64_t kExpertsEnd = int64_t{1} << 12;
-constexpr int64_t kSharedExpertsEnd = int64_t{1} << 8;
-constexpr int64_t kPositionsEnd = int64_t{1} << 28;
-
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
-constexpr NumberRange kEpsilon{0, false, 1, false, "a number in (0, 1)"};
-constexpr NumberRange kRopeBase{1, false, kLargestNumber, true, "a number > 1"};
 constexpr NumberRange kYarnFactor{1, true, 1e6, true, "a number in [1, 1e6]"};
 
 struct ArchitectureName {
@@ -32,7 +20,9 @@ struct ArchitectureName {
   Architecture architecture;
 };
 constexpr std::array kArchitectures = {ArchitectureName{"deepseek_v2", Architecture::kDeepSeekV2},
-                                       ArchitectureName{"deepseek_v3", Architecture::kDeepSeekV3}};
+                                       ArchitectureName{"deepseek_v3", Architecture::kDeepSeekV3},
+                                       ArchitectureName{"deepseek_v32", Architecture::kDeepSeekV32},
+                                       ArchitectureName{"deepseek_v4", Architecture::kDeepSeekV4}};
 
 // One value of a text field and what it stands for.
 template <typename Enum>
@@ -77,7 +67,9 @@ void read_sizes(JsonFields& fields, ModelConfig& config) {
   config.vocab_size = fields.integer("vocab_size", {1, kVocabEnd});
   config.hidden_size = fields.integer("hidden_size", {1, kWidthEnd});
   config.num_hidden_layers = fields.integer("num_hidden_layers", {1, kLayersEnd});
-  config.intermediate_size = fields.integer("intermediate_size", {1, kWidthEnd});
+  // V4 has no dense layers.
+  if (config.architecture != Architecture::kDeepSeekV4)
+    config.intermediate_size = fields.integer("intermediate_size", {1, kWidthEnd});
   config.max_position_embeddings = fields.integer("max_position_embeddings", {1, kPositionsEnd});
   config.rms_norm_eps = fields.number_or("rms_norm_eps", config.rms_norm_eps, kEpsilon);
   config.tie_word_embeddings = fields.flag_or("tie_word_embeddings", false);
@@ -101,8 +93,22 @@ void read_attention(JsonFields& fields, ModelConfig& config) {
   config.v_head_dim = fields.integer("v_head_dim", {1, kHeadDimEnd});
   if (config.qk_rope_head_dim % 2 != 0)
     fields.refuse(StatusCode::kInvalidArgument, "qk_rope_head_dim", "an even integer");
-  if (config.architecture == Architecture::kDeepSeekV3)
-    config.rope_interleave = fields.flag_or("rope_interleave", true);
+  if (!config.is_v2()) config.rope_interleave = fields.flag_or("rope_interleave", true);
+}
+
+// V3.2. Its queries come from the main queries' latent, so there must be one.
+void read_indexer(JsonFields& fields, ModelConfig& config) {
+  if (config.architecture != Architecture::kDeepSeekV32) return;
+  config.index_n_heads = fields.integer("index_n_heads", {1, kHeadsEnd});
+  config.index_head_dim = fields.integer("index_head_dim", {1, kIndexDimEnd});
+  config.index_topk = fields.integer("index_topk", {1, kPositionsEnd});
+  if (config.index_head_dim < config.qk_rope_head_dim)
+    fields.refuse(StatusCode::kInvalidArgument, "index_head_dim",
+                  fmt::format("at least qk_rope_head_dim ({})", config.qk_rope_head_dim));
+  if (config.q_lora_rank == 0)
+    fields.refuse(StatusCode::kInvalidArgument, "q_lora_rank", "a positive integer with " + config.model_type);
+  if (!config.rope_interleave)
+    fields.refuse(StatusCode::kFailedPrecondition, "rope_interleave", "true with " + config.model_type);
 }
 
 YarnConfig read_yarn(JsonFields& rope, const ModelConfig& config) {
@@ -179,7 +185,7 @@ void settle_v2_weights(ModelConfig& config) {
 }
 
 void read_experts(JsonFields& fields, ModelConfig& config) {
-  const bool v3 = config.architecture == Architecture::kDeepSeekV3;
+  const bool v3 = !config.is_v2();
   // Null says "no experts", a missing key says nothing.
   if (fields.is_null("n_routed_experts")) return;
   config.n_routed_experts = fields.integer("n_routed_experts", {1, kExpertsEnd});
@@ -220,8 +226,13 @@ Result<ModelConfig> ModelConfig::parse(std::string_view json, const std::string&
   read_architecture(fields, config);
   SLUICE_RETURN_IF_ERROR(fields.status());  // of another architecture nothing else means anything
   read_sizes(fields, config);
-  read_attention(fields, config);
-  read_experts(fields, config);
+  if (config.architecture == Architecture::kDeepSeekV4) {
+    read_v4(fields, config);
+  } else {
+    read_attention(fields, config);
+    read_indexer(fields, config);
+    read_experts(fields, config);
+  }
   read_special_tokens(fields, config);
   SLUICE_RETURN_IF_ERROR(fields.status());
   SLUICE_RETURN_IF_ERROR(read_rope(fields, file, config));

@@ -1,6 +1,7 @@
 // A model's config.json, parsed and validated: the fields that the mathematics needs, named as Hugging Face names them.
-// Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite) and
-// deepseek_v3 (V3, R1, V3.1). Called once at start; afterwards plain data that every thread may read.
+// Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite),
+// deepseek_v3 (V3, R1, V3.1), deepseek_v32 (V3.2); deepseek_v4 is read and inspected, not yet run. Called once at start;
+// afterwards plain data that every thread may read.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,7 @@
 
 namespace sluice {
 
-enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3 };
+enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekV32, kDeepSeekV4 };
 
 enum class TopkMethod : uint8_t {
   kGreedy,              // top-k of all experts
@@ -25,7 +26,7 @@ enum class TopkMethod : uint8_t {
   kNoauxTc,             // groups scored by the sum of their two best biased scores (V3)
 };
 
-enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
+enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid, kSqrtSoftplus };
 
 // Parameters of YaRN (arXiv:2309.00071) as in rope_scaling.
 struct YarnConfig {
@@ -39,6 +40,26 @@ struct YarnConfig {
   bool truncate = true;                             // the ramp's ends are rounded to whole frequencies
 
   bool operator==(const YarnConfig&) const = default;
+};
+
+// Tokens that one compressed entry of a DeepSeek-V4 layer stands for; 0: the layer has a sliding window alone.
+constexpr int32_t kSelectedRatio = 4;  // overlapping blocks, of which an indexer chooses
+constexpr int32_t kGlobalRatio = 128;  // blocks that are all attended
+
+// What DeepSeek-V4 has instead of latent attention and a plain residual stream.
+struct HybridConfig {
+  int32_t head_dim = 0;        // of queries and of the one key-value vector; the last qk_rope_head_dim are rotated
+  int32_t o_groups = 0;        // of heads in the output projection
+  int32_t o_lora_rank = 0;     // outputs of a group
+  int32_t sliding_window = 0;  // tokens, the own included
+  std::vector<int32_t> compress_ratios;  // [num_hidden_layers] 0, kSelectedRatio or kGlobalRatio
+  double compress_rope_theta = 0;        // rotary base of layers with a ratio; they have YaRN, too
+  int32_t num_hash_layers = 0;           // first layers, whose experts follow from the token id
+  double swiglu_limit = 0;
+  int32_t hc_mult = 0;            // residual streams of the hyper-connections
+  int32_t hc_sinkhorn_iters = 0;
+  double hc_eps = 0;
+  bool fp4_experts = false;       // routed experts are packed FP4 on disk, one scale for each 32 inputs
 };
 
 struct ModelConfig {
@@ -62,6 +83,13 @@ struct ModelConfig {
   int32_t qk_rope_head_dim = 0;
   int32_t v_head_dim = 0;
   std::optional<YarnConfig> yarn;
+
+  // The lightning indexer that chooses what attention looks at (V3.2).
+  int32_t index_n_heads = 0;
+  int32_t index_head_dim = 0;  // the first qk_rope_head_dim of them are rotated
+  int32_t index_topk = 0;      // positions a token attends to at most; 0: all of them, no indexer
+
+  std::optional<HybridConfig> hybrid;  // V4
 
   // Mixture of experts.
   int32_t n_routed_experts = 0;  // 0: every layer is dense
@@ -87,6 +115,7 @@ struct ModelConfig {
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;
 
+  bool is_v2() const { return architecture == Architecture::kDeepSeekV2; }  // else V3 or what is built on it
   int32_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   int32_t latent_dim() const { return kv_lora_rank + qk_rope_head_dim; }  // values cached per token and layer
   bool is_moe_layer(int32_t layer) const {

@@ -2,27 +2,29 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
+
+#include "model/cache_layout.h"
 
 namespace sluice {
 
-namespace {
-
-// What the kernels ask of the shapes beyond what the config's own rules say.
-Status check_shapes(const ModelConfig& config) {
+Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& backend) {
+  if (config.hybrid)
+    return failed_precondition("config.json: model_type: {} can be inspected but not run", config.model_type);
+  if (config.index_topk > 0 && backend.sparse_attention == nullptr)
+    return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
+                               backend.name);
+  // What the kernels ask of the shapes beyond what the config's own rules say.
   if (config.kv_lora_rank % 16 != 0)
     return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
   return {};
 }
 
-}  // namespace
-
 Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& config, const Checkpoint& checkpoint,
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
-  SLUICE_RETURN_IF_ERROR(check_shapes(config));
+  SLUICE_RETURN_IF_ERROR(check_supported(config, backend));
   for (const TensorSpec& spec : required_tensors(config)) {
-    SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
+    SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
@@ -143,13 +145,7 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
   }
 }
 
-KvLayout DeepSeekModel::kv_layout() const {
-  CacheGroup latent{.name = "latent",
-                    .layers = std::vector<int32_t>(static_cast<size_t>(config_.num_hidden_layers)),
-                    .bytes_per_entry = config_.latent_dim() * size_of(cache_dtype_)};
-  std::iota(latent.layers.begin(), latent.layers.end(), 0);
-  return {{latent}};
-}
+KvLayout DeepSeekModel::kv_layout() const { return cache_layout(config_, cache_dtype_); }
 
 int64_t DeepSeekModel::weight_bytes() const {
   int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes();

@@ -1,6 +1,6 @@
-// DeepSeek-V2 and DeepSeek-V3: one stack of layers (latent attention, then a dense block or a mixture of experts), the
-// two differ in what their config says of the router. Owns the packed weights and one step's activations. The loop
-// thread alone calls it.
+// DeepSeek-V2, -V3 and -V3.2: one stack of layers (latent attention, then a dense block or a mixture of experts). V2
+// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. Owns the
+// packed weights and one step's activations. The loop thread alone calls it.
 #pragma once
 
 #include <memory>
@@ -24,6 +24,10 @@ struct ModelLoadOptions {
 
 class DeepSeekModel {
  public:
+  // FAILED_PRECONDITION for a model that can be read and inspected but not run on this backend. load() asks, too; ask
+  // before anything is read that only models which run have.
+  static Status check_supported(const ModelConfig& config, const Backend& backend);
+
   // Checks every tensor's presence, shape and dtype before the first one is packed.
   static Result<std::unique_ptr<DeepSeekModel>> load(const ModelConfig& config, const Checkpoint& checkpoint,
                                                      const Backend& backend, OpContext& context,

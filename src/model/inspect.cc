@@ -1,7 +1,10 @@
 #include "model/inspect.h"
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+
+#include "model/cache_layout.h"
 
 namespace sluice {
 
@@ -11,21 +14,30 @@ constexpr std::array kFormats = {WeightFormat::kF32,      WeightFormat::kBF16,  
                                  WeightFormat::kInt4G32,  WeightFormat::kInt4G64,  WeightFormat::kInt4G128,
                                  WeightFormat::kInt4G32Z, WeightFormat::kInt4G64Z, WeightFormat::kInt4G128Z};
 
-// What the loader does with a tensor.
-enum class Use { kEmbedding, kRouter, kVector, kExpert, kMatrix };
+// What the loader does with a tensor. kRouter: small matrices that decide, never quantised. kWide: F32 in every format
+// (V4's hyper-connections multiply with theirs; an ape is only added). kTable: token ids to experts, no weights.
+enum class Use { kEmbedding, kRouter, kVector, kExpert, kMatrix, kWideMatrix, kWideVector, kTable };
 
 Use use_of(const TensorSpec& spec) {
+  const std::string& name = spec.name;
   if (spec.shape.rank < 2) return Use::kVector;  // norms and the routers' biases
-  if (spec.name == "model.embed_tokens.weight") return Use::kEmbedding;
-  if (spec.name.ends_with(".mlp.gate.weight")) return Use::kRouter;
-  if (spec.name.find(".mlp.experts.") != std::string::npos) return Use::kExpert;
+  if (spec.storage == Storage::kTokenIds) return Use::kTable;
+  if (name == "model.embed_tokens.weight" || name == "embed.weight") return Use::kEmbedding;
+  for (const char* router : {".mlp.gate.weight", ".ffn.gate.weight", ".indexer.weights_proj.weight"})
+    if (name.ends_with(router)) return Use::kRouter;
+  if (name.ends_with("_fn")) return Use::kWideMatrix;
+  if (name.ends_with(".ape")) return Use::kWideVector;
+  for (const char* experts : {".mlp.experts.", ".ffn.experts."})
+    if (name.find(experts) != std::string::npos) return Use::kExpert;
   return Use::kMatrix;
 }
 
 bool is_quantizable(Use use) { return use == Use::kExpert || use == Use::kMatrix; }
 
 int64_t bytes_in(WeightFormat format, const TensorSpec& spec) {
-  if (is_quantizable(use_of(spec))) return weight_bytes(format, spec.shape[0], spec.shape[1]);
+  const Use use = use_of(spec);
+  if (is_quantizable(use)) return weight_bytes(format, spec.shape[0], spec.shape[1]);
+  if (use == Use::kWideMatrix || use == Use::kWideVector || use == Use::kTable) return spec.shape.num_elements() * 4;
   return spec.shape.num_elements() * (format == WeightFormat::kF32 ? 4 : 2);
 }
 
@@ -34,11 +46,12 @@ void count_parameters(const std::vector<TensorSpec>& specs, const ModelConfig& c
   for (const TensorSpec& spec : specs) {
     const int64_t elements = spec.shape.num_elements();
     const Use use = use_of(spec);
+    if (use == Use::kTable) continue;
     report.parameters += elements;
     if (is_quantizable(use)) report.quantizable_parameters += elements;
     if (use == Use::kExpert) experts += elements;
     if (use == Use::kEmbedding) embedding += elements;
-    if (use == Use::kVector) vectors += elements;
+    if (use == Use::kVector || use == Use::kWideVector) vectors += elements;
   }
   // All experts have one shape, so the division is exact.
   const int64_t active_experts = experts == 0 ? 0 : experts / config.n_routed_experts * config.num_experts_per_tok;
@@ -48,6 +61,51 @@ void count_parameters(const std::vector<TensorSpec>& specs, const ModelConfig& c
   const int64_t matrices = report.active_parameters - vectors - (config.tie_word_embeddings ? 0 : embedding);
   report.flop_per_token = 2 * matrices;
   report.flop_per_parameter = static_cast<double>(report.flop_per_token) / static_cast<double>(report.parameters);
+}
+
+// The cache of latent attention, and what attention makes of it.
+void count_latent_cache(const ModelConfig& config, ModelReport& report) {
+  const int64_t layers = config.num_hidden_layers;
+  for (const CacheGroup& group : cache_layout(config, DType::kF32).groups) {
+    report.cache_values_by_group.emplace_back(group.name, group.bytes_per_page() / kPageTokens / size_of(DType::kF32));
+    report.cache_values_per_token += report.cache_values_by_group.back().second;
+  }
+  report.attention_flop_per_context_token =
+      layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
+  report.attention_context_limit = config.index_topk;
+  report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
+}
+
+// What DeepSeek-V4's layers keep (arithmetic in values): a ring of the window, which does not grow; an entry for each
+// `ratio` tokens; of the tokens that no entry holds yet the projections of key and gate (an overlapping layer also needs
+// the first series of the block before), and the same for the indexer.
+void count_hybrid_cache(const ModelConfig& config, ModelReport& report) {
+  const HybridConfig& h = *config.hybrid;
+  const int64_t dim = h.head_dim, index_dim = config.index_head_dim, ring = h.sliding_window * dim;
+  const int64_t pending_rows = kSelectedRatio - 1, previous_rows = kSelectedRatio;
+  report.layer_types = {
+      {.name = "window", .state_values = ring},
+      {.name = "selected",
+       .cache_values_per_token = (dim + index_dim) / kSelectedRatio,
+       .state_values = ring + 2 * (2 * pending_rows + previous_rows) * (dim + index_dim)},
+      {.name = "global",
+       .cache_values_per_token = dim / kGlobalRatio,
+       .state_values = ring + 2 * (kGlobalRatio - 1) * dim},
+  };
+  const std::array ratios = {0, kSelectedRatio, kGlobalRatio};
+  for (size_t i = 0; i < ratios.size(); ++i) {
+    LayerTypeReport& type = report.layer_types[i];
+    type.num_layers =
+        static_cast<int32_t>(std::count(h.compress_ratios.begin(), h.compress_ratios.end(), ratios[i]));
+    report.cache_values_by_group.emplace_back(type.name, type.num_layers * type.cache_values_per_token);
+    report.cache_values_per_token += report.cache_values_by_group.back().second;
+    report.state_values_per_sequence += type.num_layers * type.state_values;
+  }
+  // In a long context only these two grow: windows are full, and a selected layer reads index_topk entries.
+  report.attention_flop_per_context_token = int64_t{report.layer_types[2].num_layers} * config.num_attention_heads * 2 *
+                                            (dim + dim) / kGlobalRatio;
+  report.index_flop_per_context_token =
+      int64_t{report.layer_types[1].num_layers} * config.index_n_heads * 2 * index_dim / kSelectedRatio;
 }
 
 FileReport report_files(const Checkpoint& checkpoint) {
@@ -82,6 +140,31 @@ std::string experts_text(const ModelReport& r) {
                      r.num_shared_experts);
 }
 
+// Of several groups, what each takes of the bf16 bytes: ": latent 70272, index 15616".
+std::string groups_text(const ModelReport& r) {
+  std::string text;
+  for (const auto& [group, values] : r.cache_values_by_group)
+    text += fmt::format("{} {} {}", text.empty() ? ":" : ",", group, values * 2);
+  return r.cache_values_by_group.size() < 2 ? "" : text;
+}
+
+std::string limit_text(const ModelReport& r) {
+  const std::string index = short_flop(static_cast<double>(r.index_flop_per_context_token));
+  if (!r.layer_types.empty()) return fmt::format(", and {} to choose entries", index);
+  if (r.attention_context_limit == 0) return "";
+  return fmt::format(" (at most {}), and {} to choose them", r.attention_context_limit, index);
+}
+
+// A line for each layer type: what one such layer keeps, in bf16.
+std::string layer_types_text(const ModelReport& r) {
+  std::string text;
+  for (const LayerTypeReport& type : r.layer_types)
+    text += line(fmt::format("{} layers", type.name),
+                 fmt::format("{}, each {} bytes a token, {:.1f} KiB a sequence", type.num_layers,
+                             type.cache_values_per_token * 2, static_cast<double>(type.state_values * 2) / 1024));
+  return text;
+}
+
 }  // namespace
 
 ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
@@ -103,12 +186,13 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
     report.weights_bytes.emplace_back(format, bytes);
   }
 
-  const int64_t layers = config.num_hidden_layers;
-  report.cache_values_per_token = layers * config.latent_dim();
+  if (config.hybrid) {
+    count_hybrid_cache(config, report);
+  } else {
+    count_latent_cache(config, report);
+  }
   report.cache_bytes_per_token_bf16 = report.cache_values_per_token * 2;
   report.cache_bytes_per_token_f32 = report.cache_values_per_token * 4;
-  report.attention_flop_per_context_token =
-      layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
 }
@@ -124,11 +208,12 @@ std::string to_text(const ModelReport& r) {
                            short_count(static_cast<double>(r.active_parameters_without_embedding))));
   for (const auto& [format, bytes] : r.weights_bytes)
     text += line(fmt::format("weights {}", name(format)), short_bytes(static_cast<double>(bytes)));
-  text += line("cache", fmt::format("{} bytes a token (bf16), {} (f32)", r.cache_bytes_per_token_bf16,
+  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32)", r.cache_bytes_per_token_bf16, groups_text(r),
                                     r.cache_bytes_per_token_f32));
+  text += layer_types_text(r);
   text += line("arithmetic",
-               fmt::format("{} a token, and {} a token of context", short_flop(static_cast<double>(r.flop_per_token)),
-                           short_flop(static_cast<double>(r.attention_flop_per_context_token))));
+               fmt::format("{} a token, and {} a token of context{}", short_flop(static_cast<double>(r.flop_per_token)),
+                           short_flop(static_cast<double>(r.attention_flop_per_context_token)), limit_text(r)));
   text += line("density", fmt::format("{:.3f} FLOP a parameter and token", r.flop_per_parameter));
   if (!r.files) return text;
   std::string dtypes;
@@ -148,6 +233,8 @@ std::string to_json(const ModelReport& r) {
       {"weights_bytes", nlohmann::ordered_json::object()},
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},
+      {"attention_context_limit", r.attention_context_limit},
+      {"index_flop_per_context_token", r.index_flop_per_context_token},
       {"flop_per_parameter", r.flop_per_parameter},
       {"layers", r.num_layers},
       {"moe_layers", r.num_moe_layers},
@@ -156,6 +243,8 @@ std::string to_json(const ModelReport& r) {
       {"experts_per_token", r.num_experts_per_token},
       {"context_length", r.context_length},
   };
+  if (!r.layer_types.empty()) json["state_bytes_per_sequence"] = r.state_values_per_sequence * 2;
+  for (const auto& [group, values] : r.cache_values_by_group) json["cache_groups"][group] = values * 2;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
   if (r.files) {
     json["file_bytes"] = r.files->bytes;

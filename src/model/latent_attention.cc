@@ -1,7 +1,10 @@
 #include "model/latent_attention.h"
 
+#include <limits>
+
 #include "sluice/quantize.h"
 
+#include "model/cache_layout.h"
 #include "model/rope.h"
 
 namespace sluice {
@@ -19,6 +22,7 @@ LatentAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_row
   query.resize(floats(int64_t{config.num_attention_heads} * config.qk_head_dim()));
   kv_latent.resize(floats(config.latent_dim()));
   attended.resize(floats(int64_t{config.num_attention_heads} * config.v_head_dim));
+  if (config.index_topk > 0) sparse.emplace(config, max_rows);
 }
 
 LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType cache_dtype, WeightLoader& loader)
@@ -57,11 +61,13 @@ LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType
   v_up_ = loader.pack_as(v_up, expanded);
   if (absorbed != expanded) v_up_absorbed_ = loader.pack_as(v_up, absorbed);
   o_proj_ = loader.pack({loader.tensor(prefix + "o_proj.weight", config.hidden_size, heads * config.v_head_dim)});
+  if (config.index_topk > 0) sparse_.emplace(config, layer, loader);
 }
 
 int64_t LatentAttention::weight_bytes() const {
   return (q_a_proj_ ? q_a_proj_->bytes() : 0) + q_proj_.bytes() + kv_a_proj_.bytes() + k_up_.bytes() + k_up_t_.bytes() +
-         v_up_.bytes() + (v_up_absorbed_ ? v_up_absorbed_->bytes() : 0) + o_proj_.bytes();
+         v_up_.bytes() + (v_up_absorbed_ ? v_up_absorbed_->bytes() : 0) + o_proj_.bytes() +
+         (sparse_ ? sparse_->weight_bytes() : 0);
 }
 
 void LatentAttention::project_query(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
@@ -96,10 +102,75 @@ void LatentAttention::project_query(int64_t rows, const float* normed, Workspace
                  context);
 }
 
+void LatentAttention::project_latent(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
+                                     OpContext& context) const {
+  backend.matmul({.x = normed,
+                  .rows = rows,
+                  .x_stride = config_.hidden_size,
+                  .weight = kv_a_proj_[0],
+                  .y = work.kv_latent.data(),
+                  .y_stride = config_.latent_dim()},
+                 context);
+}
+
+void LatentAttention::attend(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
+                             const Backend& backend, OpContext& context) const {
+  const LatentCache cache{.base = batch.kv.base + batch.kv.layout->offset_of(kLatentGroup, layer_),
+                          .page_stride = batch.kv.bytes_per_page,
+                          .dtype = batch.kv.dtype};
+  LatentWriteArgs write{.z = work.kv_latent.data(),
+                        .norm_weight = kv_a_norm_.data(),
+                        .eps = kInnerNormEps,
+                        .cos_sin = cos_sin,
+                        .layout = layout_,
+                        .kv_lora_rank = config_.kv_lora_rank,
+                        .rope_dim = config_.qk_rope_head_dim,
+                        .sequences = {},
+                        .cache = cache};
+  for (const std::span<const SequenceSpan> spans : {batch.prompt_spans, batch.generated_spans}) {
+    if (spans.empty()) continue;
+    write.sequences = spans;
+    backend.latent_write(write, context);
+  }
+
+  constexpr int32_t kNoPosition = std::numeric_limits<int32_t>::max();
+  const int32_t dense_end = sparse_ ? config_.index_topk : kNoPosition;
+  work.prompt.assign(batch.prompt_spans, dense_end);
+  work.generated.assign(batch.generated_spans, dense_end);
+  LatentAttentionArgs dense{.q = work.query.data(),
+                            .out = work.attended.data(),
+                            .sequences = work.prompt.below,
+                            .cache = cache,
+                            .heads = config_.num_attention_heads,
+                            .nope_dim = config_.qk_nope_head_dim,
+                            .rope_dim = config_.qk_rope_head_dim,
+                            .v_dim = config_.v_head_dim,
+                            .kv_lora_rank = config_.kv_lora_rank,
+                            .scale = scale_,
+                            .k_up = k_up_.all(),
+                            .k_up_t = k_up_t_.all(),
+                            .v_up = v_up_.all()};
+  if (!dense.sequences.empty()) backend.latent_attention_expanded(dense, context);
+  dense.sequences = work.generated.below;
+  if (v_up_absorbed_) dense.v_up = v_up_absorbed_->all();
+  if (!dense.sequences.empty()) backend.latent_attention_absorbed(dense, context);
+  if (!sparse_) return;
+  const SparseAttention::Inputs inputs{.normed = normed,
+                                       .query_latent = work.query_latent.data(),
+                                       .query = work.query.data(),
+                                       .cos_sin = cos_sin,
+                                       .latents = cache,
+                                       .scale = scale_,
+                                       .k_up_t = k_up_t_.all(),
+                                       .v_up = dense.v_up,
+                                       .attended = work.attended.data()};
+  work.prompt.above.insert(work.prompt.above.end(), work.generated.above.begin(), work.generated.above.end());
+  sparse_->forward(batch, work.prompt.above, inputs, *work.sparse, backend, context);
+}
+
 void LatentAttention::forward(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
                               float* x, const Backend& backend, OpContext& context) const {
   const auto rows = static_cast<int64_t>(batch.tokens.size());
-  const int64_t latent_dim = config_.latent_dim();
   project_query(rows, normed, work, backend, context);
   backend.rope({.x = work.query.data(),
                 .cos_sin = cos_sin,
@@ -110,49 +181,8 @@ void LatentAttention::forward(const StepBatch& batch, const float* normed, const
                 .dim = config_.qk_rope_head_dim,
                 .layout = layout_},
                context);
-  backend.matmul({.x = normed,
-                  .rows = rows,
-                  .x_stride = config_.hidden_size,
-                  .weight = kv_a_proj_[0],
-                  .y = work.kv_latent.data(),
-                  .y_stride = latent_dim},
-                 context);
-
-  const LatentCache cache{.base = batch.kv.base + layer_ * kPageTokens * latent_dim * size_of(batch.kv.dtype),
-                          .page_stride = batch.kv.bytes_per_page,
-                          .dtype = batch.kv.dtype};
-  LatentWriteArgs write{.z = work.kv_latent.data(),
-                        .norm_weight = kv_a_norm_.data(),
-                        .eps = kInnerNormEps,
-                        .cos_sin = cos_sin,
-                        .layout = layout_,
-                        .kv_lora_rank = config_.kv_lora_rank,
-                        .rope_dim = config_.qk_rope_head_dim,
-                        .sequences = batch.prompt_spans,
-                        .cache = cache};
-  LatentAttentionArgs attend{.q = work.query.data(),
-                             .out = work.attended.data(),
-                             .sequences = batch.prompt_spans,
-                             .cache = cache,
-                             .heads = config_.num_attention_heads,
-                             .nope_dim = config_.qk_nope_head_dim,
-                             .rope_dim = config_.qk_rope_head_dim,
-                             .v_dim = config_.v_head_dim,
-                             .kv_lora_rank = config_.kv_lora_rank,
-                             .scale = scale_,
-                             .k_up = k_up_.all(),
-                             .k_up_t = k_up_t_.all(),
-                             .v_up = v_up_.all()};
-  if (!batch.prompt_spans.empty()) {
-    backend.latent_write(write, context);
-    backend.latent_attention_expanded(attend, context);
-  }
-  if (!batch.generated_spans.empty()) {
-    write.sequences = attend.sequences = batch.generated_spans;
-    if (v_up_absorbed_) attend.v_up = v_up_absorbed_->all();
-    backend.latent_write(write, context);
-    backend.latent_attention_absorbed(attend, context);
-  }
+  project_latent(rows, normed, work, backend, context);
+  attend(batch, normed, cos_sin, work, backend, context);
   backend.matmul({.x = work.attended.data(),
                   .rows = rows,
                   .x_stride = o_proj_[0].cols,

@@ -9,6 +9,7 @@
 
 #include "model/config.h"
 #include "model/packed_weights.h"
+#include "model/sparse_attention.h"
 
 namespace sluice {
 
@@ -25,6 +26,8 @@ class LatentAttention {
     std::vector<float> query;         // [rows, heads, nope + rope]
     std::vector<float> kv_latent;     // [rows, kv_lora_rank + rope]
     std::vector<float> attended;      // [rows, heads, v]
+    SpanSplit prompt, generated;      // dense rows below, sparse ones above
+    std::optional<SparseAttention::Workspace> sparse;
   };
 
   // x += attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the latent cache group.
@@ -36,6 +39,10 @@ class LatentAttention {
  private:
   void project_query(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
                      OpContext& context) const;
+  void project_latent(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
+                      OpContext& context) const;
+  void attend(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
+              const Backend& backend, OpContext& context) const;
 
   const ModelConfig& config_;
   int32_t layer_;
@@ -51,6 +58,7 @@ class LatentAttention {
   PackedMatrices v_up_;                          // heads x [v, kv_lora_rank]
   std::optional<PackedMatrices> v_up_absorbed_;  // the same for the absorbed form, where its format differs
   PackedMatrices o_proj_;                        // [hidden, heads * v]
+  std::optional<SparseAttention> sparse_;        // V3.2
 };
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
-// The names and shapes of a DeepSeek V2 or V3 checkpoint, as Hugging Face writes them. See checkpoint.h.
+// The names and shapes of a DeepSeek V2, V3 or V3.2 checkpoint, as Hugging Face writes them. See checkpoint.h.
 #include "model/checkpoint.h"
+#include "model/required_tensors_v4.h"
 
 namespace sluice {
 
@@ -37,6 +38,13 @@ void add_attention(const ModelConfig& c, SpecList& layer) {
   layer.add("self_attn.kv_a_layernorm.weight", {c.kv_lora_rank});
   layer.add("self_attn.kv_b_proj.weight", {heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank});
   layer.add("self_attn.o_proj.weight", {c.hidden_size, heads * c.v_head_dim});
+  if (c.index_topk > 0) {
+    layer.add("self_attn.indexer.wq_b.weight", {int64_t{c.index_n_heads} * c.index_head_dim, c.q_lora_rank});
+    layer.add("self_attn.indexer.wk.weight", {c.index_head_dim, c.hidden_size});
+    layer.add("self_attn.indexer.k_norm.weight", {c.index_head_dim});
+    layer.add("self_attn.indexer.k_norm.bias", {c.index_head_dim});
+    layer.add("self_attn.indexer.weights_proj.weight", {c.index_n_heads, c.hidden_size});
+  }
 }
 
 void add_experts(const ModelConfig& c, SpecList& layer) {
@@ -51,6 +59,7 @@ void add_experts(const ModelConfig& c, SpecList& layer) {
 }  // namespace
 
 std::vector<TensorSpec> required_tensors(const ModelConfig& config) {
+  if (config.hybrid) return required_tensors_v4(config);
   std::vector<TensorSpec> specs;
   SpecList root(specs, "");
   root.add("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});

@@ -1,5 +1,5 @@
-// Small random V2 and V3 checkpoints against Hugging Face transformers (tests/golden/transformers has the script and
-// the versions): logits, chosen experts, hidden states, greedy continuations, in f32.
+// Small random V2, V3 and V3.2 checkpoints against Hugging Face transformers (tests/golden/transformers has the script
+// and the versions): logits, chosen experts and positions, hidden states, greedy continuations, in f32.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -65,11 +65,17 @@ TEST_P(TransformersGolden, LogitsExpertsAndHidden) {
     const auto size = static_cast<int32_t>(tokens.size());
     std::map<int32_t, std::vector<std::vector<int32_t>>> experts;
     std::map<int32_t, std::vector<float>> last_weights;
+    std::map<int32_t, std::vector<std::vector<int32_t>>> selected;
     const ForwardObserver observer{
         [&](int32_t layer, int64_t rows, int32_t top_k, const int32_t* ids, const float* weights) {
           for (int64_t row = 0; row < rows; ++row)
             experts[layer].emplace_back(ids + row * top_k, ids + (row + 1) * top_k);
           last_weights[layer].assign(weights + (rows - 1) * top_k, weights + rows * top_k);
+        },
+        [&](int32_t layer, std::span<const SequenceSpan> spans, int32_t top_k, const int32_t* positions) {
+          for (const SequenceSpan& span : spans)
+            for (int32_t t = span.position_begin; t < span.position_end; ++t, positions += top_k)
+              selected[layer].emplace_back(positions, positions + top_k);
         }};
     const std::vector<float> logits = runner_->compute(tokens, 0, size, TokenRole::kPrompt, &observer);
     const double error = relative_error(logits.data() + int64_t{size - 1} * vocab, prompt["logits_last"]);
@@ -89,6 +95,10 @@ TEST_P(TransformersGolden, LogitsExpertsAndHidden) {
         EXPECT_LE(relative_error(last_weights.at(layer["layer"]).data(), layer["weights_last"]), 1e-4);
       }
     }
+    EXPECT_TRUE(prompt.contains("selected") || selected.empty());
+    for (const auto& layer : prompt.value("selected", nlohmann::json::array()))
+      EXPECT_EQ(selected[layer["layer"]], layer["positions"].get<std::vector<std::vector<int32_t>>>())
+          << layer["layer"];
   }
   std::printf("%s on %s: worst relative error of the logits %.2e (bound 1e-4)\n", GetParam().name,
               GetParam().backend->name, worst);
@@ -101,7 +111,7 @@ TEST_P(TransformersGolden, GreedyContinuations) {
 }
 
 // Both forms of attention are the same mathematics: computing the whole prompt in the generated role gives the same
-// logits.
+// logits. (V3.2 has one form beyond index_topk, and the other two before.)
 TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
   const std::vector<TokenId> tokens = golden_["prompts"][3]["token_ids"];
   const auto size = static_cast<int32_t>(tokens.size());
@@ -113,10 +123,10 @@ TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant"})
+  for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant", "v32_index", "v32_fp8"})
     for (const Backend* backend : runnable_backends())
       if (std::string_view(backend->name) != "ref") all.push_back({name, backend});
-  all.push_back({"v3_noaux", runnable_backends()[0]});
+  for (const char* name : {"v3_noaux", "v32_index"}) all.push_back({name, runnable_backends()[0]});
   return all;
 }
 

@@ -33,12 +33,18 @@ void check_accepted(const ModelConfig& c) {
     SLUICE_CHECK(c.moe_layer_freq > 0 && c.moe_intermediate_size > 0);
     SLUICE_CHECK(c.first_k_dense_replace >= 0 && c.first_k_dense_replace <= c.num_hidden_layers);
   }
+  SLUICE_CHECK(c.index_topk == 0 ||
+               (c.index_n_heads > 0 && c.index_head_dim >= c.qk_rope_head_dim && c.q_lora_rank > 0));
+  if (c.hybrid) {
+    SLUICE_CHECK(c.num_attention_heads % c.hybrid->o_groups == 0 && c.hybrid->head_dim >= c.qk_rope_head_dim);
+    SLUICE_CHECK(std::ssize(c.hybrid->compress_ratios) == c.num_hidden_layers);
+  }
   for (TokenId token : c.eos_token_ids) SLUICE_CHECK(token >= 0 && token < c.vocab_size, "{}", token);
   // Millions of tensors would only make the fuzzer slow.
   if (int64_t{c.num_hidden_layers} * (c.n_routed_experts + 1) > 2000) return;
   const ModelReport report = inspect(c);
   SLUICE_CHECK(report.parameters > 0 && report.active_parameters <= report.parameters);
-  SLUICE_CHECK(report.flop_per_token > 0 && report.cache_bytes_per_token_bf16 > 0);
+  SLUICE_CHECK(report.flop_per_token > 0 && report.cache_bytes_per_token_bf16 >= (c.hybrid ? 0 : 1));
   SLUICE_CHECK(json::parse(to_json(report)).is_object() && !to_text(report).empty());
 }
 
@@ -77,7 +83,8 @@ json value_of(uint8_t kind, uint8_t value) {
     case 10: {
       constexpr std::array kWords = {"yarn",     "default",     "linear",      "greedy", "group_limited_greedy",
                                      "noaux_tc", "softmax",     "sigmoid",     "fp8",    "e4m3",
-                                     "silu",     "deepseek_v2", "deepseek_v3", ""};
+                                     "silu",     "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4",
+                                     "fp4",      "sqrtsoftplus", ""};
       return kWords[value % kWords.size()];
     }
     default:
@@ -106,9 +113,11 @@ void change(json& object, uint8_t key, uint8_t kind, uint8_t value) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   sluice::check_text(std::string(reinterpret_cast<const char*>(data), size));
   if (size == 0) return 0;
-  nlohmann::json object = data[0] % 3 == 0   ? sluice::tiny_json()
-                          : data[0] % 3 == 1 ? sluice::v3_json()
-                                             : sluice::v2_json();
+  nlohmann::json object = data[0] % 5 == 0   ? sluice::tiny_json()
+                          : data[0] % 5 == 1 ? sluice::v3_json()
+                          : data[0] % 5 == 2 ? sluice::v2_json()
+                          : data[0] % 5 == 3 ? sluice::v32_json()
+                                             : sluice::tiny_v4_json();
   for (size_t i = 1; i + 2 < size && i < 24; i += 3) sluice::change(object, data[i], data[i + 1], data[i + 2]);
   sluice::check_text(object.dump());
   return 0;

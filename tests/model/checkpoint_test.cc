@@ -129,7 +129,7 @@ TEST(Checkpoint, RefusesFp8WithoutFittingScales) {
       {weights().add("a.weight_scale_inv", "F32", {2, 3}, std::string(24, 'x')), fp8,
        "tensor \"a.weight_scale_inv\": shape: expected [3, 3], found [2, 3]"},
       {weights().add("a.weight_scale_inv", "F16", {3, 3}, std::string(18, 'x')), fp8,
-       "tensor \"a.weight_scale_inv\": dtype: expected F32 or BF16, found F16"},
+       "tensor \"a.weight_scale_inv\": dtype: expected F32, BF16 or F8_E8M0, found F16"},
       {weights(), tiny(),
        "tensor \"a.weight\": dtype F8_E4M3: expected quantization_config.weight_block_size in config.json, found none"},
   };

@@ -72,6 +72,22 @@ TEST(ModelConfig, ReadsV3) {
   EXPECT_TRUE(c.is_moe_layer(3));
 }
 
+TEST(ModelConfig, ReadsV32) {
+  const Result<ModelConfig> parsed = parse(v32_json());
+  ASSERT_TRUE(parsed.ok()) << parsed.status().to_string();
+  EXPECT_EQ(parsed->architecture, Architecture::kDeepSeekV32);
+  EXPECT_EQ(parsed->index_n_heads, 64);
+  EXPECT_EQ(parsed->index_head_dim, 128);
+  EXPECT_EQ(parsed->index_topk, 2048);
+  EXPECT_EQ(parsed->topk_method, TopkMethod::kNoauxTc);  // and all else as V3
+  EXPECT_EQ(parsed->scoring_func, ScoringFunc::kSigmoid);
+  EXPECT_TRUE(parsed->rope_interleave);
+  // V3 has no indexer, whatever its file says.
+  json v3 = v32_json();
+  v3["model_type"] = "deepseek_v3";
+  EXPECT_EQ(parse(v3)->index_topk, 0);
+}
+
 TEST(ModelConfig, ReadsEveryConfigOfTheRepository) {
   for (const char* folder : {"configs/demo-moe", "configs/shapes/lite", "configs/shapes/mini"}) {
     const Result<ModelConfig> config = ModelConfig::load(std::string(SLUICE_SOURCE_DIR "/") + folder);
@@ -245,6 +261,19 @@ TEST(ModelConfig, RefusesBadAttention) {
        {"v_head_dim", 1 << 20, kInvalid, "v_head_dim: expected an integer in [1, 8192), found 1048576"}});
 }
 
+TEST(ModelConfig, RefusesBadIndexer) {
+  expect_refused(
+      v32_json(),
+      {{"index_topk", kErase, kInvalid, "index_topk: expected a positive integer, found no such key"},
+       {"index_topk", 0, kInvalid, "index_topk: expected a positive integer, found 0"},
+       {"index_n_heads", nullptr, kInvalid, "index_n_heads: expected a positive integer, found null"},
+       {"index_n_heads", 4096, kInvalid, "index_n_heads: expected an integer in [1, 4096), found 4096"},
+       {"index_head_dim", 1025, kInvalid, "index_head_dim: expected an integer in [1, 1025), found 1025"},
+       {"index_head_dim", 63, kInvalid, "index_head_dim: expected at least qk_rope_head_dim (64), found 63"},
+       {"q_lora_rank", nullptr, kInvalid, "q_lora_rank: expected a positive integer with deepseek_v32, found null"},
+       {"rope_interleave", false, kUnsupported, "rope_interleave: expected true with deepseek_v32, found false"}});
+}
+
 TEST(ModelConfig, RefusesBadRope) {
   expect_refused(
       v2_lite_json(),
@@ -403,10 +432,11 @@ TEST(ModelConfig, RefusesBadTokens) {
 }
 
 TEST(ModelConfig, RefusesOtherArchitecturesByName) {
-  expect_refused(v2_lite_json(), {{"model_type", "llama", kUnsupported,
-                                   R"(model_type: expected one of deepseek_v2, deepseek_v3, found "llama")"},
-                                  {"model_type", kErase, kInvalid, "model_type: expected a string, found no such key"},
-                                  {"model_type", 2, kInvalid, "model_type: expected a string, found 2"}});
+  expect_refused(v2_lite_json(),
+                 {{"model_type", "llama", kUnsupported,
+                   R"(model_type: expected one of deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4, found "llama")"},
+                  {"model_type", kErase, kInvalid, "model_type: expected a string, found no such key"},
+                  {"model_type", 2, kInvalid, "model_type: expected a string, found 2"}});
 }
 
 TEST(ModelConfig, RefusesTextThatIsNoObject) {

@@ -37,6 +37,7 @@ TEST(Inspect, CountsTheReleasedModels) {
       {v2_lite_json(), 15.71, 2.66, 2.45, 0.005, 27 * 1152},
       {v2_json(), 235.7, 21.4, 21.4 - 0.524, 0.05, 60 * 1152},
       {v3_json(), 671.0, 37.6, 36.6, 0.05, 61 * 1152},
+      {v32_json(), 671.9, 38.4, 38.4 - 0.927, 0.05, 61 * 1408},
   };
   for (const Case& expected : cases) {
     const ModelReport report = inspect(config_of(expected.config));
@@ -111,6 +112,26 @@ TEST(Inspect, WeighsV2LiteInEveryFormat) {
   EXPECT_GT(bytes_of(report, WeightFormat::kInt4G64), bytes_of(report, WeightFormat::kInt4G128));
   EXPECT_GT(bytes_of(report, WeightFormat::kInt8), bytes_of(report, WeightFormat::kInt4G32));
   EXPECT_NEAR(static_cast<double>(bytes_of(report, WeightFormat::kInt4G32)) / 1e9, 9.1, 0.1);
+}
+
+// What V3.2 adds to V3: a group of the cache, an indexer in every layer, and an end to what a token's attention reads.
+TEST(Inspect, TellsWhatTheIndexerCosts) {
+  const ModelReport v3 = inspect(config_of(v3_json())), report = inspect(config_of(v32_json()));
+  const int64_t query = int64_t{64} * 128 * 1536, key = int64_t{128} * 7168, weights = int64_t{64} * 7168;
+  EXPECT_EQ(report.parameters - v3.parameters, 61 * (query + key + weights + 2 * 128));
+  EXPECT_EQ(report.quantizable_parameters - v3.quantizable_parameters, 61 * (query + key));
+  EXPECT_EQ(report.flop_per_token - v3.flop_per_token, 2 * 61 * (query + key + weights));
+  EXPECT_EQ(report.cache_values_by_group,
+            (std::vector<std::pair<std::string, int64_t>>{{"latent", 61 * 576}, {"index", 61 * 128}}));
+  EXPECT_EQ(v3.cache_values_by_group, (std::vector<std::pair<std::string, int64_t>>{{"latent", 61 * 576}}));
+  EXPECT_EQ(report.attention_context_limit, 2048);
+  EXPECT_EQ(v3.attention_context_limit, 0);
+  EXPECT_EQ(report.index_flop_per_context_token, 61 * 64 * 128 * 2);
+  const std::string text = to_text(report);
+  EXPECT_THAT(text, HasSubstr("cache                   85888 bytes a token (bf16: latent 70272, index 15616), 171776 "
+                              "(f32)\n"));
+  EXPECT_THAT(text, HasSubstr(" a token of context (at most 2048), and 1.00 MFLOP to choose them\n"));
+  EXPECT_EQ(json::parse(to_json(report))["cache_groups"], json({{"latent", 70272}, {"index", 15616}}));
 }
 
 TEST(Inspect, RandomWeightsHaveNoFiles) {

@@ -74,6 +74,19 @@ TEST(RequiredTensors, OfV3) {
   EXPECT_EQ(std::set<std::string>(lines.begin(), lines.end()).size(), lines.size());
 }
 
+// V3.2 adds an indexer to every layer, dense ones too.
+TEST(RequiredTensors, OfV32) {
+  const std::vector<std::string> lines = listed(v32_json()), v3 = listed(v3_json());
+  for (const char* line :
+       {"model.layers.0.self_attn.indexer.wq_b.weight [8192, 1536]",
+        "model.layers.0.self_attn.indexer.wk.weight [128, 7168]",
+        "model.layers.60.self_attn.indexer.k_norm.weight [128]", "model.layers.60.self_attn.indexer.k_norm.bias [128]",
+        "model.layers.60.self_attn.indexer.weights_proj.weight [64, 7168]"})
+    EXPECT_TRUE(contains(lines, line)) << line;
+  EXPECT_EQ(lines.size(), v3.size() + 61 * 5);
+  for (const std::string& line : v3) EXPECT_TRUE(contains(lines, line)) << line;
+}
+
 TEST(RequiredTensors, DenseAndTiedModelsHaveNeitherExpertsNorHead) {
   json object = tiny_json();
   object["n_routed_experts"] = nullptr;

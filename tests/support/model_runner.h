@@ -71,6 +71,8 @@ class ModelRunner {
   const ModelConfig& config() const { return model_->config(); }
   DeepSeekModel& model() { return *model_; }
   OpContext& context() { return context_; }
+  KvMemory& kv() { return *kv_; }
+  std::vector<PageId>& pages() { return pages_; }               // of the one sequence, in the order of its positions
   const std::vector<float>& hidden() const { return hidden_; }  // of the last compute(), before the final norm
 
  private:

@@ -80,6 +80,12 @@ def v3(torch_dtype, **changes):
     return head | COMMON | routing | {"routed_scaling_factor": 2.5} | changes
 
 
+def v32(torch_dtype, **changes):
+    """V3.2: index_topk far below the longest prompts; enough index heads that scores of exactly 0 are rare."""
+    head = {"architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32"}
+    return v3(torch_dtype) | head | {"index_n_heads": 8, "index_head_dim": 32, "index_topk": 40} | changes
+
+
 CASES = [
     Case(
         name="v2_lite",
@@ -153,6 +159,41 @@ CASES = [
             topk_group=1, norm_topk_prob=False, routed_scaling_factor=1.5, max_position_embeddings=2560,
             rope_scaling=yarn(1.0, 0.5, original=64), qk_rope_head_dim=16, rope_interleave=False,
             tie_word_embeddings=True, rms_norm_eps=1e-3,
+        ),
+    ),
+    Case(
+        name="v32_index",
+        seed=41,
+        purpose="V3.2 in small: an indexer in every layer (dense ones too) that rotates halves of its first 16 dims "
+        "while the attention rotates pairs, top 40 of up to 174 positions, YaRN factor 40, BF16 on disk",
+        dtype="BF16",
+        num_shards=2,
+        bias_std=0.3,
+        must_cover=["group_limit", "bias"],
+        config=v32(
+            "bfloat16", vocab_size=192, n_routed_experts=8, num_experts_per_tok=3, max_position_embeddings=163840,
+            rope_scaling=yarn(1.0, 1.0), qk_rope_head_dim=16,
+        ),
+    ),
+    Case(
+        name="v32_fp8",
+        seed=42,
+        purpose="V3.2 with FP8 weights, the indexer's wq_b and wk among them (weights_proj is not), an indexer whose "
+        "dims are all rotated, top 65 (one more than a page)",
+        dtype="F8_E4M3",
+        num_shards=2,
+        bias_std=0.3,
+        must_cover=["group_limit", "bias"],
+        config=v32(
+            "bfloat16", vocab_size=128, hidden_size=160, intermediate_size=144, num_hidden_layers=2, q_lora_rank=64, kv_lora_rank=64,
+            qk_rope_head_dim=16, n_routed_experts=8, num_experts_per_tok=3, index_n_heads=12, index_head_dim=16,
+            index_topk=65,
+            quantization_config={
+                "activation_scheme": "dynamic",
+                "fmt": "e4m3",
+                "quant_method": "fp8",
+                "weight_block_size": [128, 128],
+            },
         ),
     ),
 ]

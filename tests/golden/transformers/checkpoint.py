@@ -24,6 +24,17 @@ def mlp_shapes(prefix, hidden, width):
     }
 
 
+def indexer_shapes(prefix, c):
+    heads, dim = c["index_n_heads"], c["index_head_dim"]
+    return {
+        f"{prefix}.wq_b.weight": (heads * dim, c["q_lora_rank"]),
+        f"{prefix}.wk.weight": (dim, c["hidden_size"]),
+        f"{prefix}.k_norm.weight": (dim,),
+        f"{prefix}.k_norm.bias": (dim,),
+        f"{prefix}.weights_proj.weight": (heads, c["hidden_size"]),
+    }
+
+
 def attention_shapes(prefix, c):
     heads, hidden, query_rank = c["num_attention_heads"], c["hidden_size"], c["q_lora_rank"]
     query_rows = heads * (c["qk_nope_head_dim"] + c["qk_rope_head_dim"])
@@ -33,6 +44,8 @@ def attention_shapes(prefix, c):
         f"{prefix}.kv_b_proj.weight": (heads * (c["qk_nope_head_dim"] + c["v_head_dim"]), c["kv_lora_rank"]),
         f"{prefix}.o_proj.weight": (hidden, heads * c["v_head_dim"]),
     }
+    if "index_topk" in c:
+        shapes |= indexer_shapes(f"{prefix}.indexer", c)
     if query_rank is None:
         return shapes | {f"{prefix}.q_proj.weight": (query_rows, hidden)}
     return shapes | {
@@ -57,7 +70,7 @@ def tensor_shapes(c):
             shapes |= mlp_shapes(f"{prefix}.mlp", hidden, c["intermediate_size"])
             continue
         shapes[f"{prefix}.mlp.gate.weight"] = (c["n_routed_experts"], hidden)
-        if c["model_type"] == "deepseek_v3":
+        if c["model_type"] != "deepseek_v2":
             shapes[f"{prefix}.mlp.gate.e_score_correction_bias"] = (c["n_routed_experts"],)
         for expert in range(c["n_routed_experts"]):
             shapes |= mlp_shapes(f"{prefix}.mlp.experts.{expert}", hidden, moe_width)
@@ -69,7 +82,7 @@ def gain_of(name, case):
     """Standard deviation of a matrix's output for inputs of variance 1; see README.md, "Weights that tell"."""
     if ".mlp.gate." in name or name == "lm_head.weight":
         return 2.0  # spread-out router and logits
-    if "q_proj" in name or "q_b_proj" in name:
+    if "q_proj" in name or "q_b_proj" in name or "wq_b" in name:
         return 1.5  # peaked attention
     if ".experts." in name and "down_proj" in name:
         return case.routed_gain
@@ -81,6 +94,8 @@ def random_tensor(name, shape, case):
     draw = numpy.random.default_rng([case.seed, zlib.crc32(name.encode())]).standard_normal(shape)
     if name.endswith("e_score_correction_bias"):
         values = case.bias_mean + case.bias_std * draw
+    elif name.endswith("k_norm.bias"):
+        values = 0.2 * draw
     elif len(shape) == 1:
         values = 1.0 + 0.2 * draw  # norms
     elif name == "model.embed_tokens.weight":
@@ -91,7 +106,9 @@ def random_tensor(name, shape, case):
 
 
 def is_fp8_matrix(name):
-    return name.endswith("_proj.weight") or name.endswith("_with_mqa.weight")
+    if name.endswith(".indexer.weights_proj.weight"):
+        return False
+    return name.endswith(("_proj.weight", "_with_mqa.weight", ".wq_b.weight", ".wk.weight"))
 
 
 def blocks_of(shape):

@@ -29,6 +29,7 @@ NUM_GREEDY = 24
 MIN_ROUTING_MARGIN = 1e-4  # chosen against not chosen: experts, groups
 MIN_ORDER_MARGIN = 1e-5  # between two chosen experts: their order
 MIN_GREEDY_MARGIN = 1e-3  # best logit against the second
+MIN_INDEX_MARGIN = 1e-5  # of the indexer's scores, which are about 1: chosen position against not chosen
 MAX_ATTEMPTS = 400
 
 PROVENANCE = (
@@ -99,6 +100,59 @@ class Router:
         return sorted(seen.items())
 
 
+class Indexer:
+    """What the indexers of one forward pass were given and chose: layer -> (inputs, positions [tokens, top])."""
+
+    def __init__(self, model):
+        self.seen_ = {}
+        for layer, block in enumerate(model.model.layers):
+            if hasattr(block.self_attn, "indexer"):
+                block.self_attn.indexer.register_forward_hook(self.keeper_of(layer))
+
+    def keeper_of(self, layer):
+        def keep(module, inputs, out):
+            self.seen_[layer] = (module, inputs, out[0])
+
+        return keep
+
+    def take(self):
+        seen, self.seen_ = self.seen_, {}
+        return sorted(seen.items())
+
+
+def rotate_halves(x, cos, sin):
+    """The first dims of x [tokens, heads, dim] by angles [tokens, rope]."""
+    dim = cos.shape[-1]
+    a, b = x[..., : dim // 2], x[..., dim // 2 : dim]
+    cos, sin = cos[:, None, : dim // 2], sin[:, None, : dim // 2]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., dim:]], -1)
+
+
+def inspect_selection(module, inputs, chosen):
+    """The indexer's scores, re-told, in F64.
+
+    -> (positions chosen by each row that had a choice, ascending; margin of chosen over not chosen; whether
+    transformers chose the same)."""
+    hidden, query_latent, (cos, sin) = inputs[0][0].double(), inputs[1][0].double(), inputs[2]
+    top = module.index_topk
+    norm, cos, sin = module.k_norm, cos[0].double(), sin[0].double()
+    keys = torch.nn.functional.layer_norm(
+        hidden @ module.wk.weight.double().T, [module.head_dim], norm.weight.double(), norm.bias.double(), 1e-6
+    )
+    keys = rotate_halves(keys[:, None], cos, sin)[:, 0]
+    queries = (query_latent @ module.wq_b.weight.double().T).view(len(hidden), module.n_heads, module.head_dim)
+    queries = rotate_halves(queries, cos, sin)
+    weights = hidden @ module.weights_proj.weight.double().T * (module.n_heads * module.head_dim) ** -0.5
+    rows, margins, agrees = [], [], True
+    for t in range(top, len(hidden)):
+        scores = weights[t] @ (queries[t] @ keys[: t + 1].T).relu()
+        best = scores.sort(descending=True, stable=True)
+        rows.append(sorted(best.indices[:top].tolist()))
+        agrees &= rows[-1] == sorted(chosen[t].tolist())
+        margins.append((best.values[top - 1] - best.values[top]).item())
+    return rows, min(margins, default=float("inf")), agrees
+
+
 # ---------------------------------------------------------------------------------------------- routing, re-told
 
 
@@ -125,7 +179,7 @@ def inspect_routing(layer_out, bias, c):
 
     -> (ids [tokens, k], weights [tokens, k], routing margin, order margin, events that occurred)."""
     logits, weights, ids = layer_out
-    k, is_v3 = c["num_experts_per_tok"], c["model_type"] == "deepseek_v3"
+    k, is_v3 = c["num_experts_per_tok"], c["model_type"] != "deepseek_v2"
     plain = logits.sigmoid() if is_v3 else logits.softmax(-1)
     scores = plain + bias if is_v3 else plain
     allowed, group_margin = choose(scores, c)
@@ -183,15 +237,23 @@ def noise_of(model, ids, logits):
     return (exact - logits[-1]).abs().max().item()
 
 
-def record_prompt(model, router, case, name, ids):
+def record_prompt(model, router, indexer, case, name, ids):
     """-> the prompt's record, or the reason why it is not fit to be one."""
     c, num_tokens = case.config, len(ids)
     logits, hidden = forward(model, ids)
     greedy, greedy_margins = continue_greedily(model, ids)
     if min(greedy_margins) < MIN_GREEDY_MARGIN:
         return None, "greedy margin"
-    router.take()
+    router.take(), indexer.take()
     forward(model, ids + greedy)  # the margins have to hold on the continuation too
+    selected, index_margins = [], [float("inf")]
+    for layer, (module, inputs, chosen) in indexer.take():
+        rows, margin, agrees = inspect_selection(module, inputs, chosen)
+        if margin < MIN_INDEX_MARGIN:
+            return None, "index margin"
+        assert agrees, "inspect_selection() disagrees with transformers"
+        index_margins.append(margin)
+        selected.append({"layer": layer, "positions": rows[: max(0, num_tokens - module.index_topk)]})
     experts, margins, orders, events = [], [], [], set()
     for layer, out in router.take():
         bias = getattr(model.model.layers[layer].mlp.gate, "e_score_correction_bias", None)
@@ -207,7 +269,10 @@ def record_prompt(model, router, case, name, ids):
     assert continue_with_cache(model, ids) == greedy
     others = sorted({0, 1, num_tokens // 3, num_tokens // 2, 63, 64, 127, 128, num_tokens - 1} & set(range(num_tokens)))
     best = {position: logits[position].topk(5) for position in others}
-    return {
+    indices = {"selected": selected} if num_tokens > c.get("index_topk", num_tokens) else {}
+    if indices:
+        indices["index_min_margin"] = digits([min(index_margins)])[0]
+    return indices | {
         "name": name,
         "token_ids": ids,
         "logits_last": digits(logits[-1]),
@@ -223,12 +288,12 @@ def record_prompt(model, router, case, name, ids):
     }, events
 
 
-def find_prompt(model, router, case, index, name, num_tokens):
+def find_prompt(model, router, indexer, case, index, name, num_tokens):
     """Draws token ids until the prompt's decisions are all clear enough to be tested exactly."""
     for attempt in range(MAX_ATTEMPTS):
         draw = numpy.random.default_rng([case.seed, index, attempt])
         ids = draw.integers(0, case.config["vocab_size"], num_tokens).tolist()
-        record, events = record_prompt(model, router, case, name, ids)
+        record, events = record_prompt(model, router, indexer, case, name, ids)
         if record is not None:
             return record | {"attempt": attempt}, events
     raise SystemExit(f"{case.name}: no {name} prompt with clear margins in {MAX_ATTEMPTS} attempts")
@@ -249,9 +314,9 @@ def record_case(case):
     on_disk, widened = checkpoint.build(case)
     checkpoint.write(folder, case.config, on_disk, case.num_shards)
     model = load_oracle(case, folder, widened)
-    router, prompts, events = Router(model), [], set()
+    router, indexer, prompts, events = Router(model), Indexer(model), [], set()
     for index, (name, num_tokens) in enumerate(PROMPTS):
-        record, seen = find_prompt(model, router, case, index, name, num_tokens)
+        record, seen = find_prompt(model, router, indexer, case, index, name, num_tokens)
         prompts.append(record)
         events |= seen
     missing = set(case.must_cover) - events

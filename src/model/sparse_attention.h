@@ -1,0 +1,64 @@
+// The rows of latent attention that look at chosen positions only (DeepSeek-V3.2). A row at position t sees t + 1
+// positions: up to index_topk of them the indexer would choose all, so those rows are ordinary attention; the rest goes
+// through here, in the absorbed form whatever their role. Which kernel serves a row follows from its position alone.
+#pragma once
+
+#include <vector>
+
+#include "sluice/batch.h"
+
+#include "model/lightning_indexer.h"
+
+namespace sluice {
+
+// Cuts every span at `position`: rows before it, and rows from it on.
+struct SpanSplit {
+  std::vector<SequenceSpan> below, above;
+
+  void assign(std::span<const SequenceSpan> spans, int32_t position);
+};
+
+class SparseAttention {
+ public:
+  SparseAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader)
+      : config_(config), indexer_(config, layer, loader) {}
+
+  struct Workspace {
+    Workspace(const ModelConfig& config, int64_t max_rows);
+    LightningIndexer::Workspace indexer;
+    std::vector<SequenceSpan> block;  // rows that go through the kernels together
+    std::vector<int32_t> positions;   // [block, index_topk]
+    std::vector<int32_t> offsets;  // [heads + 1] of the products per head: head h has rows [h * block, (h + 1) * block)
+    std::vector<int32_t> row_ids;  // [heads, block] -> row * heads + head
+    std::vector<float> absorbed;   // [heads, block, kv_lora_rank]
+    std::vector<float> latents;    // [heads, block, kv_lora_rank]
+    std::vector<float> values;     // [heads, block, v]
+  };
+
+  // What the layer's own attention lends.
+  struct Inputs {
+    const float* normed = nullptr;        // [rows, hidden]
+    const float* query_latent = nullptr;  // [rows, q_lora_rank]
+    const float* query = nullptr;         // [rows, heads, nope + rope], rotated
+    const float* cos_sin = nullptr;       // [rows, rope]
+    LatentCache latents;                  // the layer's, this step's rows written
+    float scale = 0;
+    std::span<const Weight> k_up_t, v_up;
+    float* attended = nullptr;  // [rows, heads, v]
+  };
+
+  // Index keys of all rows of the batch are written, the rows of `spans` attended.
+  void forward(const StepBatch& batch, std::span<const SequenceSpan> spans, const Inputs& in, Workspace& work,
+               const Backend& backend, OpContext& context) const;
+
+  int64_t weight_bytes() const { return indexer_.weight_bytes(); }
+
+ private:
+  void attend_block(const StepBatch& batch, const Inputs& in, Workspace& work, const Backend& backend,
+                    OpContext& context) const;
+
+  const ModelConfig& config_;
+  LightningIndexer indexer_;
+};
+
+}  // namespace sluice
