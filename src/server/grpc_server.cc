@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "sluice/log.h"
 
@@ -20,8 +21,6 @@
 namespace sluice {
 
 namespace {
-
-constexpr const char* kServiceName = "sluice.v1.Inference";
 
 // A peer that answers no ping for this long is gone, and its answers are cancelled. Clients may ping as often as they
 // like, with or without calls.
@@ -56,17 +55,20 @@ void set_up_libraries() {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), service(deps, max_message_bytes) {}
+  Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), door(deps) {
+    services.push_back(std::make_unique<InferenceService>(door, max_message_bytes));
+  }
 
   void set_serving(bool serving) {
-    service.set_ready(serving);
+    door.set_ready(serving);
     grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
-    health->SetServingStatus(kServiceName, serving);
+    for (const auto& service : services) health->SetServingStatus(service->name(), serving);
     health->SetServingStatus("", serving);
   }
 
   Frontend& frontend;
-  InferenceService service;
+  Door door;
+  std::vector<std::unique_ptr<RpcService>> services;
   std::unique_ptr<grpc::Server> server;
   std::string address;
   int port = 0;
@@ -103,7 +105,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& o
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.RegisterService(&impl->service);
+  for (const auto& service : impl->services) builder.RegisterService(service.get());
   impl->server = builder.BuildAndStart();
   if (!impl->server || impl->port == 0)
     return unavailable(

@@ -1,5 +1,5 @@
-// The listening gRPC server: one port, the native service, grpc.health.v1 and reflection. Owns sockets and gRPC's
-// threads; knows nothing of answers. Made, made ready and shut down by the composition root.
+// The listening gRPC server: one port, every service behind one Door, grpc.health.v1 and reflection. Owns sockets and
+// gRPC's threads; knows nothing of answers. Made, made ready and shut down by the composition root.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class GrpcServer {
   int port() const;
   const std::string& address() const;  // "HOST:PORT" with the real port
 
-  // Health of "" and "sluice.v1.Inference", and whether new answers are begun. Any thread.
+  // Health of "" and of every service, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
 
   // Drains: nothing new is begun, open answers have `grace` to end, what is left then ends with UNAVAILABLE, and the
