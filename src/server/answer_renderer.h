@@ -18,8 +18,9 @@ class AnswerRenderer {
   virtual ~AnswerRenderer() = default;
   // Messages for what is new, in order; none if it is not worth one yet. A whole answer that ended well is exactly one.
   virtual std::vector<grpc::ByteBuffer> render(AnswerStream::Batch batch) = 0;
-  // How the call ends. Protocols that tell some ends in a message end well there.
-  virtual Status status_of(const GenerationEnd& end) const { return end.status; }
+  // Told the end once, before the batch with it is rendered: how the call ends. Protocols that tell some ends in a
+  // message end well there.
+  virtual Status close(const GenerationEnd& end) { return end.status; }
 };
 
 // Called once the task has its client_id.

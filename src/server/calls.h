@@ -63,7 +63,7 @@ class UnaryCall final : public AnswerCall<grpc::ServerUnaryReactor> {
   void pump() override {
     AnswerStream::Batch batch = stream_->take();
     if (batch.empty()) return;
-    const Status status = renderer_->status_of(*batch.end);
+    const Status status = renderer_->close(*batch.end);
     if (status.ok()) {
       std::vector<grpc::ByteBuffer> messages = renderer_->render(std::move(batch));
       SLUICE_CHECK(messages.size() == 1, "a whole answer became {} messages", messages.size());
@@ -92,7 +92,7 @@ class StreamCall final : public AnswerCall<grpc::ServerWriteReactor<grpc::ByteBu
     while (outbox_.empty() && !end_status_) {
       AnswerStream::Batch batch = stream_->take();
       if (batch.empty()) return;
-      if (batch.end) end_status_ = renderer_->status_of(*batch.end);
+      if (batch.end) end_status_ = renderer_->close(*batch.end);
       if (broken_) continue;  // nobody reads any more: only the end matters
       for (grpc::ByteBuffer& message : renderer_->render(std::move(batch))) outbox_.push_back(std::move(message));
     }

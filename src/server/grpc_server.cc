@@ -17,6 +17,7 @@
 
 #include "grpc/health/v1/health.pb.h"
 #include "server/inference_service.h"
+#include "server/kserve_service.h"
 
 namespace sluice {
 
@@ -57,6 +58,7 @@ void set_up_libraries() {
 struct GrpcServer::Impl {
   Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), door(deps) {
     services.push_back(std::make_unique<InferenceService>(door, max_message_bytes));
+    services.push_back(std::make_unique<KServeService>(door));
   }
 
   void set_serving(bool serving) {

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,15 +21,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_tools import protoc
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from harness import SECONDS, binary_argument, run_all, running_server, test
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 60  # any single call
 LONG = dict(max_tokens=1500, ignore_eos=True)
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
 
 
 def build_stubs(folder):
@@ -41,25 +35,6 @@ def build_stubs(folder):
     sys.path.insert(0, folder)
     from sluice.v1 import inference_pb2, inference_pb2_grpc
     return inference_pb2, inference_pb2_grpc
-
-
-@contextlib.contextmanager
-def running_server(binary):
-    """Yields (process, "HOST:PORT") of a server on the bundled model and a free port."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            words = process.stdout.readline().split()
-            if not words or words[0] != "ready":
-                process.wait(10)
-                log.seek(0)
-                raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
-            yield process, dict(word.split("=", 1) for word in words[1:])["grpc"]
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 class Fixture:
@@ -386,25 +361,14 @@ def sigterm_lets_answers_end(f):  # the last one: nothing is served after it
 
 
 def main():
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    failed = 0
+    binary = binary_argument(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         pb, pb_grpc = build_stubs(folder)
-        with running_server(sys.argv[1]) as (process, address):
+        with running_server(binary) as (process, address):
             fixture = Fixture(pb, pb_grpc, process, address)
-            for function in TESTS:
-                begin = time.monotonic()
-                try:
-                    function(fixture)
-                    print(f"passed  {function.__name__} ({time.monotonic() - begin:.2f} s)", flush=True)
-                except Exception:
-                    failed += 1
-                    print(f"FAILED  {function.__name__}\n{traceback.format_exc()}", flush=True)
+            code = run_all(fixture)
             fixture.channel.close()
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""What the client tests share: a real server on the bundled model, a list of tests, and the line at the end."""
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+SECONDS = 60  # any single call
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+@contextlib.contextmanager
+def running_server(binary, *flags):
+    """Yields (process, "HOST:PORT") of a server on the bundled model and a free port; `flags` are `sluice serve`'s."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, stderr=log,
+                                   text=True)
+        try:
+            words = process.stdout.readline().split()
+            if not words or words[0] != "ready":
+                process.wait(10)
+                log.seek(0)
+                raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
+            yield process, dict(word.split("=", 1) for word in words[1:])["grpc"]
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def wait_until(done, what):
+    end = time.monotonic() + SECONDS
+    while not done():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def run_all(fixture):
+    """Runs the TESTS with the fixture, prints `N passed, N failed` last; the exit code."""
+    failed = 0
+    for function in TESTS:
+        begin = time.monotonic()
+        try:
+            function(fixture)
+            print(f"passed  {function.__name__} ({time.monotonic() - begin:.2f} s)", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAILED  {function.__name__}\n{traceback.format_exc()}", flush=True)
+    print(f"{len(TESTS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def binary_argument(documentation):
+    if len(sys.argv) != 2:
+        print(documentation, file=sys.stderr)
+        sys.exit(2)
+    return sys.argv[1]
