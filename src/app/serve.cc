@@ -38,8 +38,9 @@ int wait_for_signal(const sigset_t& set) {
   return signal;
 }
 
-LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded) {
+LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded, const Options& options) {
   return {.running_sequences = snapshot.scheduler.running,
+          .max_running_sequences = options.max_running,
           .cache_pages_total = snapshot.pages_total,
           .cache_pages_used = snapshot.pages_used,
           .cache_pages_cached = snapshot.pages_cached,
@@ -88,12 +89,13 @@ Status ServeCommand::run() {
   const Services services{.frontend = frontend,
                           .queue = queue,
                           .model = loaded->info,
+                          .model_directory = loaded->directory,
                           .tokenizer = tokenizer,
                           .chat_format = loaded->chat_format,
                           .chat_status = loaded->chat_status,
                           .clock = clock,
                           .version = SLUICE_VERSION,
-                          .report = [&] { return report_of(loop.snapshot(), *loaded); }};
+                          .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); }};
   SLUICE_ASSIGN_OR_RETURN(
       const auto server,
       GrpcServer::start({.address = resolved.grpc, .max_message_bytes = int64_t{resolved.max_message_mib} << 20},

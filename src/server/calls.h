@@ -114,4 +114,31 @@ class StreamCall final : public AnswerCall<grpc::ServerWriteReactor<grpc::ByteBu
   std::optional<Status> end_status_;
 };
 
+// Messages that are all there at the start, then `status`.
+class MessagesCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  MessagesCall(std::vector<grpc::ByteBuffer> messages, Status status)
+      : messages_(std::move(messages)), status_(std::move(status)) {
+    write_next();
+  }
+  void OnWriteDone(bool ok) override {
+    if (!ok) next_ = messages_.size();
+    write_next();
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void write_next() {
+    if (next_ < messages_.size()) {
+      StartWrite(&messages_[next_++]);
+    } else {
+      Finish(to_grpc(status_));
+    }
+  }
+
+  const std::vector<grpc::ByteBuffer> messages_;
+  const Status status_;
+  size_t next_ = 0;
+};
+
 }  // namespace sluice

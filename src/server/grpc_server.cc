@@ -18,6 +18,7 @@
 #include "grpc/health/v1/health.pb.h"
 #include "server/inference_service.h"
 #include "server/kserve_service.h"
+#include "server/vllm_service.h"
 
 namespace sluice {
 
@@ -59,6 +60,7 @@ struct GrpcServer::Impl {
   Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), door(deps) {
     services.push_back(std::make_unique<InferenceService>(door, max_message_bytes));
     services.push_back(std::make_unique<KServeService>(door));
+    services.push_back(std::make_unique<VllmService>(door));
   }
 
   void set_serving(bool serving) {

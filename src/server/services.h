@@ -23,6 +23,7 @@ namespace sluice {
 // Figures of the loop for GetServer; those with "since the start" only grow.
 struct LoopReport {
   int32_t running_sequences = 0;
+  int32_t max_running_sequences = 0;
   int32_t cache_pages_total = 0;
   int32_t cache_pages_used = 0;    // by running sequences
   int32_t cache_pages_cached = 0;  // kept for later requests
@@ -38,6 +39,7 @@ struct Services {
   Frontend& frontend;
   const RequestQueue& queue;
   const ModelInfo& model;
+  std::string model_directory{};            // of the checkpoint
   const Tokenizer* tokenizer = nullptr;     // null: token ids only
   std::optional<ChatFormat> chat_format{};  // of the checkpoint
   Status chat_status{};                     // why there is no chat_format

@@ -1,11 +1,15 @@
 """What the client tests share: a real server on the bundled model, a list of tests, and the line at the end."""
 import contextlib
+import pathlib
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 
+import grpc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 60  # any single call
 TESTS = []
 
@@ -40,6 +44,19 @@ def wait_until(done, what):
     while not done():
         assert time.monotonic() < end, what
         time.sleep(0.01)
+
+
+def expect_error(call, code, start):
+    """The call fails with the code, and its message begins so."""
+    try:
+        result = call()
+        if hasattr(result, "__next__"):
+            list(result)
+    except grpc.RpcError as error:
+        assert error.code() == code, f"expected {code}, got {error.code()}: {error.details()}"
+        assert error.details().startswith(start), f"expected a message about {start!r}, got {error.details()!r}"
+        return error
+    raise AssertionError(f"expected {code} about {start!r}, but the call succeeded")
 
 
 def run_all(fixture):

@@ -6,7 +6,6 @@
 Prints one line per test and `N passed, N failed` last; exits with 1 if anything failed. Needs requirements.txt.
 """
 import contextlib
-import pathlib
 import signal
 import socket
 import subprocess
@@ -21,9 +20,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_tools import protoc
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from harness import SECONDS, binary_argument, run_all, running_server, test
+from harness import ROOT, SECONDS, binary_argument, expect_error, run_all, running_server, test
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG = dict(max_tokens=1500, ignore_eos=True)
 
 
@@ -64,18 +62,6 @@ class Fixture:
             time.sleep(0.01)
         generated = self.generated_tokens() - before
         assert 0 < generated < LONG["max_tokens"] * 2 // 3, f"{generated} tokens were computed for nobody"
-
-    def expect_error(self, call, code, start):
-        """The call fails with the code, and its message begins with the field."""
-        try:
-            result = call()
-            if hasattr(result, "__next__"):
-                list(result)
-        except grpc.RpcError as error:
-            assert error.code() == code, f"expected {code}, got {error.code()}: {error.details()}"
-            assert error.details().startswith(start), f"expected a message about {start!r}, got {error.details()!r}"
-            return error
-        raise AssertionError(f"expected {code} about {start!r}, but the call succeeded")
 
 
 @test
@@ -175,7 +161,7 @@ def health_is_serving(f):
     watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=SECONDS)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
-    f.expect_error(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS),
+    expect_error(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS),
                    grpc.StatusCode.NOT_FOUND, "")
 
 
@@ -226,11 +212,11 @@ def bad_input_is_named_and_the_server_goes_on(f):
     cases.append((pb.GenerateRequest(text="hi", sampling=pb.Sampling(logit_bias={9999: 1})), invalid, "logit_bias:"))
     cases.append((pb.GenerateRequest(text="hi", stopping=pb.Stopping(stop_strings=[""])), invalid, "stop_strings[0]:"))
     for request, code, start in cases:
-        f.expect_error(lambda: f.stub.Generate(request, timeout=SECONDS), code, start)
-        f.expect_error(lambda: f.stub.GenerateStream(request, timeout=SECONDS), code, start)
+        expect_error(lambda: f.stub.Generate(request, timeout=SECONDS), code, start)
+        expect_error(lambda: f.stub.GenerateStream(request, timeout=SECONDS), code, start)
     chat = pb.ChatRequest(messages=[pb.Message(content="no role")])
-    f.expect_error(lambda: f.stub.Chat(chat, timeout=SECONDS), invalid, "messages[0].role:")
-    f.expect_error(lambda: f.stub.Chat(pb.ChatRequest(), timeout=SECONDS), invalid, "messages:")
+    expect_error(lambda: f.stub.Chat(chat, timeout=SECONDS), invalid, "messages[0].role:")
+    expect_error(lambda: f.stub.Chat(pb.ChatRequest(), timeout=SECONDS), invalid, "messages:")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
 
@@ -239,17 +225,17 @@ def invalid_utf8_is_named(f):
     # No Python string can hold it, so the bytes go out as they are: field 2 (text), 3 bytes.
     for method in ("Generate", "Tokenize"):
         raw = f.channel.unary_unary(f"/sluice.v1.Inference/{method}", request_serializer=None, response_deserializer=None)
-        f.expect_error(lambda: raw(b"\x12\x03a\xffb", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "text:")
+        expect_error(lambda: raw(b"\x12\x03a\xffb", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "text:")
     stream = f.channel.unary_stream("/sluice.v1.Inference/ChatStream", request_serializer=None, response_deserializer=None)
-    f.expect_error(lambda: stream(b"\x12\x05\x08\x02\x12\x01\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT,
+    expect_error(lambda: stream(b"\x12\x05\x08\x02\x12\x01\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT,
                    "messages[0].content:")
-    f.expect_error(lambda: stream(b"\xff\xff\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "the request's 3 bytes")
+    expect_error(lambda: stream(b"\xff\xff\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "the request's 3 bytes")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
 
 @test
 def a_message_beyond_the_limit_is_refused(f):
-    f.expect_error(lambda: f.stub.Generate(f.request(text="x" * (17 << 20)), timeout=SECONDS),
+    expect_error(lambda: f.stub.Generate(f.request(text="x" * (17 << 20)), timeout=SECONDS),
                    grpc.StatusCode.RESOURCE_EXHAUSTED, "")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
@@ -296,7 +282,7 @@ def a_deadline_is_kept(f):
     request.stopping.CopyFrom(f.pb.Stopping(**LONG))
     begin = time.monotonic()
     with f.work_stops_early():
-        f.expect_error(lambda: f.stub.Generate(request, timeout=0.1), grpc.StatusCode.DEADLINE_EXCEEDED, "")
+        expect_error(lambda: f.stub.Generate(request, timeout=0.1), grpc.StatusCode.DEADLINE_EXCEEDED, "")
         assert time.monotonic() - begin < 5
 
 
@@ -308,7 +294,7 @@ def abort_ends_an_answer_by_its_id(f):
         call = f.stub.GenerateStream(request, timeout=SECONDS)
         next(call)
         assert f.stub.Abort(f.pb.AbortRequest(request_id="abort-me"), timeout=SECONDS).num_aborted == 1
-        f.expect_error(lambda: call, grpc.StatusCode.CANCELLED, "")
+        expect_error(lambda: call, grpc.StatusCode.CANCELLED, "")
     assert f.stub.Abort(f.pb.AbortRequest(request_id="abort-me"), timeout=SECONDS).num_aborted == 0
 
 
