@@ -16,6 +16,7 @@
 #include "sluice/log.h"
 
 #include "grpc/health/v1/health.pb.h"
+#include "server/fmaas_service.h"
 #include "server/inference_service.h"
 #include "server/kserve_service.h"
 #include "server/vllm_service.h"
@@ -61,6 +62,7 @@ struct GrpcServer::Impl {
     services.push_back(std::make_unique<InferenceService>(door, max_message_bytes));
     services.push_back(std::make_unique<KServeService>(door));
     services.push_back(std::make_unique<VllmService>(door));
+    services.push_back(std::make_unique<FmaasService>(door));
   }
 
   void set_serving(bool serving) {

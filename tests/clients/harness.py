@@ -8,6 +8,7 @@ import time
 import traceback
 
 import grpc
+from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 60  # any single call
@@ -17,6 +18,14 @@ TESTS = []
 def test(function):
     TESTS.append(function)
     return function
+
+
+def build_stubs(folder, *files):
+    """As any user would: protoc on the public files."""
+    code = protoc.main(["protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}", f"--grpc_python_out={folder}",
+                        *(str(ROOT / "proto" / file) for file in files)])
+    assert code == 0, f"protoc ended with {code}"
+    sys.path.insert(0, folder)
 
 
 @contextlib.contextmanager

@@ -17,22 +17,11 @@ import time
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_tools import protoc
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from harness import ROOT, SECONDS, binary_argument, expect_error, run_all, running_server, test
+from harness import SECONDS, binary_argument, build_stubs, expect_error, run_all, running_server, test
 
 LONG = dict(max_tokens=1500, ignore_eos=True)
-
-
-def build_stubs(folder):
-    """As any user would: protoc on the public file."""
-    code = protoc.main(["protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}", f"--grpc_python_out={folder}",
-                        str(ROOT / "proto/sluice/v1/inference.proto")])
-    assert code == 0, f"protoc ended with {code}"
-    sys.path.insert(0, folder)
-    from sluice.v1 import inference_pb2, inference_pb2_grpc
-    return inference_pb2, inference_pb2_grpc
 
 
 class Fixture:
@@ -171,6 +160,9 @@ def reflection_describes_the_services(f):
     services = set(database.get_services())
     assert {"sluice.v1.Inference", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} <= services, services
     pool = DescriptorPool(database)
+    for foreign, method in [("inference.GRPCInferenceService", "ModelStreamInfer"), ("fmaas.GenerationService", "Generate"),
+                            ("vllm.grpc.engine.VllmEngine", "GetTokenizer")]:
+        assert foreign in services and pool.FindServiceByName(foreign).FindMethodByName(method), foreign
     service = pool.FindServiceByName("sluice.v1.Inference")
     assert {"Generate", "GenerateStream", "Chat", "ChatStream", "Tokenize", "Detokenize", "GetModel", "GetServer",
             "Abort"} == {method.name for method in service.methods}
@@ -349,9 +341,10 @@ def sigterm_lets_answers_end(f):  # the last one: nothing is served after it
 def main():
     binary = binary_argument(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        pb, pb_grpc = build_stubs(folder)
+        build_stubs(folder, "sluice/v1/inference.proto")
+        from sluice.v1 import inference_pb2, inference_pb2_grpc
         with running_server(binary) as (process, address):
-            fixture = Fixture(pb, pb_grpc, process, address)
+            fixture = Fixture(inference_pb2, inference_pb2_grpc, process, address)
             code = run_all(fixture)
             fixture.channel.close()
     return code
