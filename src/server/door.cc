@@ -10,6 +10,7 @@ namespace sluice {
 
 namespace {
 
+constexpr const char* kAuthorizationKey = "authorization";
 constexpr const char* kRequestIdKey = "x-request-id";
 constexpr const char* kCorrelationIdKey = "x-correlation-id";
 // The key that gRPC's own retry policy reads; milliseconds.
@@ -39,8 +40,11 @@ std::string metadata(const grpc::CallbackServerContext& context, const char* key
   return {place->second.data(), place->second.size()};
 }
 
-Door::Door(const Services& services)
-    : services_(services), started_(services_.clock.now()), random_state_(random_start()) {}
+Door::Door(const Services& services, const Authenticator* authenticator)
+    : services_(services),
+      authenticator_(authenticator),
+      started_(services_.clock.now()),
+      random_state_(random_start()) {}
 
 // SplitMix64: a counter through a mixing function, so that threads share it with one atomic addition.
 uint64_t Door::fresh_number() {
@@ -53,7 +57,10 @@ uint64_t Door::fresh_number() {
 Result<IncomingCall> Door::enter(grpc::CallbackServerContext* context) {
   for (const char* key : {kRequestIdKey, kCorrelationIdKey})
     if (const std::string value = metadata(*context, key); !value.empty()) context->AddInitialMetadata(key, value);
-  return IncomingCall{context};
+  IncomingCall call{context, nullptr};
+  if (!authenticator_) return call;
+  SLUICE_ASSIGN_OR_RETURN(call.principal, authenticator_->authenticate(metadata(*context, kAuthorizationKey)));
+  return call;
 }
 
 Status Door::admit(const IncomingCall& call, GenerationTask* task) {
@@ -69,10 +76,21 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
 
 Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, GenerationTask task,
                                                    AnswerReader& reader) {
-  Result<std::shared_ptr<AnswerStream>> stream = services_.frontend.submit(std::move(task), reader);
+  const auto begin = [&]() -> Result<std::shared_ptr<AnswerStream>> {
+    if (call.principal) {
+      task.client_id = call.principal->scoped(task.client_id);
+      SLUICE_RETURN_IF_ERROR(call.principal->admit(&task));
+    }
+    return services_.frontend.submit(std::move(task), reader);
+  };
+  Result<std::shared_ptr<AnswerStream>> stream = begin();
   if (stream.status().code() == StatusCode::kResourceExhausted)
     call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", kRetryMinMs + fresh_number() % kRetrySpreadMs));
   return stream;
+}
+
+int32_t Door::abort(const IncomingCall& call, const std::string& client_id) {
+  return services_.frontend.abort(call.principal ? call.principal->scoped(client_id) : client_id);
 }
 
 }  // namespace sluice

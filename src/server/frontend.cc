@@ -56,6 +56,7 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   answer->stream = std::make_shared<AnswerStream>(id, task.delivery, limits_, queue_, clock_, reader);
   answer->client_id = task.client_id;
   answer->arrival = task.request.arrival;
+  answer->lease = std::move(task.lease);
   answer->num_open_choices = task.request.num_choices;
   for (int32_t choice = 0; choice < task.request.num_choices; ++choice) answer->choices.emplace_back(task, tokenizer_);
   std::shared_ptr<AnswerStream> stream = answer->stream;
@@ -92,6 +93,7 @@ void Frontend::fail_all(const Status& status) {
   }
   for (const auto& [id, answer] : answers) {
     queue_.cancel(id);
+    answer->lease.reset();
     GenerationEnd end;
     end.status = status;
     end.total_time = clock_.now() - answer->arrival;
@@ -224,6 +226,7 @@ void Frontend::forget(RequestId id) {
     by_client_id_.erase(other);
     break;
   }
+  place->second->lease.reset();
   open_.erase(place);
 }
 

@@ -58,8 +58,9 @@ void set_up_libraries() {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), door(deps) {
-    services.push_back(std::make_unique<InferenceService>(door, max_message_bytes));
+  Impl(const Services& deps, const GrpcServerOptions& options)
+      : frontend(deps.frontend), door(deps, options.authenticator) {
+    services.push_back(std::make_unique<InferenceService>(door, options.max_message_bytes));
     services.push_back(std::make_unique<KServeService>(door));
     services.push_back(std::make_unique<VllmService>(door));
     services.push_back(std::make_unique<FmaasService>(door));
@@ -96,14 +97,26 @@ Status check_address(const std::string& address) {
   return {};
 }
 
+Result<std::shared_ptr<grpc::ServerCredentials>> credentials_of(const TlsFiles& files) {
+  if (files.empty()) return grpc::InsecureServerCredentials();
+  SLUICE_ASSIGN_OR_RETURN(TlsMaterial material, load_tls(files));
+  grpc::SslServerCredentialsOptions options(material.client_ca.empty()
+                                                ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                                                : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  options.pem_root_certs = std::move(material.client_ca);
+  options.pem_key_cert_pairs.push_back({std::move(material.key), std::move(material.cert)});
+  return grpc::SslServerCredentials(options);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
   SLUICE_RETURN_IF_ERROR(check_address(options.address));
+  SLUICE_ASSIGN_OR_RETURN(const auto credentials, credentials_of(options.tls));
   set_up_libraries();
-  auto impl = std::make_unique<Impl>(services, options.max_message_bytes);
+  auto impl = std::make_unique<Impl>(services, options);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &impl->port);
+  builder.AddListeningPort(options.address, credentials, &impl->port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   // Two servers on one port would share its clients at random.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

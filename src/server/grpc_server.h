@@ -9,19 +9,26 @@
 #include "sluice/clock.h"
 #include "sluice/status.h"
 
+#include "server/auth.h"
 #include "server/services.h"
+#include "server/tls.h"
 
 namespace sluice {
 
 struct GrpcServerOptions {
   std::string address = "127.0.0.1:50051";  // HOST:PORT; port 0 picks a free one
   int64_t max_message_bytes = 16 << 20;     // of a request; a larger one is RESOURCE_EXHAUSTED
+  TlsFiles tls{};
+  // Asked by every method of every service but health and reflection, which probes and tools call without a token and
+  // which tell nothing of a client's. Outlives the server; null lets everybody in.
+  const Authenticator* authenticator = nullptr;
 };
 
 class GrpcServer {
  public:
   // Listens at once, but is NOT_SERVING and refuses Generate and Chat with UNAVAILABLE until set_ready(true).
-  // UNAVAILABLE naming the address when it cannot be listened on. `services` outlive the server.
+  // UNAVAILABLE naming the address when it cannot be listened on, and load_tls()'s errors. `services` outlive the
+  // server.
   static Result<std::unique_ptr<GrpcServer>> start(const GrpcServerOptions& options, const Services& services);
   // As shutdown() without grace.
   ~GrpcServer();

@@ -39,12 +39,13 @@ InferenceService::InferenceService(Door& door, int64_t max_message_bytes)
   });
   bind<v1::GetServerRequest>("GetServer",
                              [this](const v1::GetServerRequest&) -> Result<v1::Server> { return describe_server(); });
-  bind<v1::AbortRequest>("Abort", [this](const v1::AbortRequest& request) -> Result<v1::AbortResponse> {
-    if (request.request_id().empty()) return invalid_argument("request_id: must not be empty");
-    v1::AbortResponse out;
-    out.set_num_aborted(services_.frontend.abort(request.request_id()));
-    return out;
-  });
+  bind<v1::AbortRequest>(
+      "Abort", [this](const IncomingCall& call, const v1::AbortRequest& request) -> Result<v1::AbortResponse> {
+        if (request.request_id().empty()) return invalid_argument("request_id: must not be empty");
+        v1::AbortResponse out;
+        out.set_num_aborted(door_.abort(call, request.request_id()));
+        return out;
+      });
 }
 
 // `method`, which answers whole, and `method`Stream.

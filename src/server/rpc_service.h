@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "server/door.h"
@@ -35,7 +36,8 @@ class RpcService : public grpc::Service {
   void bind_bidi(const std::string& method, BidiHandler handler);
   void refuse(const std::string& method, const std::string& reason);  // UNIMPLEMENTED, after the Door
 
-  // A unary method that is answered at once: `answer` takes a Request and returns Result<Response>.
+  // A unary method that is answered at once: `answer` takes a Request, with the IncomingCall before it if it wants, and
+  // returns Result<Response>.
   template <typename Request, typename Answer>
   void bind(const std::string& method, Answer answer) {
     bind_unary(method, [answer](const IncomingCall& call, const Bytes& bytes, Bytes* response) {
@@ -43,7 +45,13 @@ class RpcService : public grpc::Service {
       Request request;
       Status status = parse_message(bytes, &request);
       if (status.ok()) {
-        auto result = answer(request);
+        const auto result = [&] {
+          if constexpr (std::is_invocable_v<Answer, const IncomingCall&, const Request&>) {
+            return answer(call, request);
+          } else {
+            return answer(request);
+          }
+        }();
         status = result.status();
         if (status.ok()) *response = serialize_message(*result);
       }

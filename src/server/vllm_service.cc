@@ -82,9 +82,9 @@ void VllmService::bind_generate() {
                 [&](const CheckedRequest& checked) { return vllm_renderer(checked, request.stream()); });
     return call;
   });
-  bind<AbortRequest>("Abort", [this](const AbortRequest& request) -> Result<AbortResponse> {
+  bind<AbortRequest>("Abort", [this](const IncomingCall& call, const AbortRequest& request) -> Result<AbortResponse> {
     for (const std::string& id : request.request_ids())
-      if (!id.empty()) services_.frontend.abort(id);
+      if (!id.empty()) door_.abort(call, id);
     return AbortResponse();
   });
 }

@@ -88,7 +88,7 @@ def stop_sequences_and_the_end(f):
         assert "".join(m.text for m in f.stream(f.params(stop_sequences=[stop], **fields))) == answer.text
     ended = f.one(params=f.params(max_new_tokens=1500))
     assert ended.stop_reason == f.pb.EOS_TOKEN and ended.stop_sequence, ended
-    full = f.one(params=f.params(max_new_tokens=2048, min_new_tokens=2048))
+    full = f.one(TEXT + " dog" * 1900, params=f.params(max_new_tokens=2048, min_new_tokens=2048))
     assert full.stop_reason == f.pb.TOKEN_LIMIT and full.generated_token_count < 2048, full.generated_token_count
 
 

@@ -31,9 +31,9 @@ def build_stubs(folder, *files):
 @contextlib.contextmanager
 def running_server(binary, *flags):
     """Yields (process, "HOST:PORT") of a server on the bundled model and a free port; `flags` are `sluice serve`'s."""
+    listen = [] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", *flags], stdout=subprocess.PIPE, stderr=log,
-                                   text=True)
+        process = subprocess.Popen([binary, "serve", *listen, *flags], stdout=subprocess.PIPE, stderr=log, text=True)
         try:
             words = process.stdout.readline().split()
             if not words or words[0] != "ready":
