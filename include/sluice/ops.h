@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "sluice/kv_layout.h"
+#include "sluice/rope_layout.h"
 #include "sluice/tensor.h"
 #include "sluice/thread_team.h"
 #include "sluice/types.h"
@@ -126,9 +127,6 @@ struct CombineArgs {
   int64_t rows = 0, hidden = 0;
   int32_t top_k = 0;
 };
-
-// Which two elements a rotation takes (DESIGN.md, models): kPair (2i, 2i+1), kHalf (i, i + dim/2).
-enum class RopeLayout : uint8_t { kPair, kHalf };
 
 // Rotates dims [offset, offset + dim) of each head in place: (a, b) -> (a c - b s, b c + a s).
 struct RopeArgs {

@@ -3,14 +3,29 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace sluice {
 
-enum class ChatRole : uint8_t { kSystem, kUser, kAssistant };
+enum class ChatRole : uint8_t { kSystem, kUser, kAssistant, kTool };
+
+// The model asks for a function to be run.
+struct ToolCall {
+  std::string name;
+  std::string arguments;  // JSON, as the model wrote it
+};
 
 struct ChatMessage {
   ChatRole role = ChatRole::kUser;
-  std::string content;
+  std::string content;                 // of kTool: what the function gave
+  std::vector<ToolCall> tool_calls{};  // of kAssistant
+};
+
+// A function that the model may ask for.
+struct ToolDefinition {
+  std::string name;
+  std::string description;  // may be empty
+  std::string parameters;   // JSON schema
 };
 
 // A piece of a prompt: either the text of one special token, or ordinary text. The two are kept apart so that a

@@ -13,30 +13,36 @@ namespace sluice::ref {
 
 bool supports(WeightFormat format) { return format != WeightFormat::kAuto; }
 
-// Quantised rows: [cols] int8 codes, then [groups] f32 scales.
+// Quantised rows: [cols] int8 codes, then [groups] f32 scales, then [groups] int32 zero points (0 where the format has
+// none).
 int64_t packed_bytes(WeightFormat format, int64_t rows, int64_t cols) {
   if (!is_quantized(format)) return weight_bytes(format, rows, cols);
-  return rows * (cols + cols / group_size(format, cols) * 4);
+  return rows * (cols + cols / group_size(format, cols) * 8);
 }
 
 namespace {
 
 struct QuantizedRow {
-  int8_t* codes;  // [cols]
-  float* scales;  // [groups]
+  int8_t* codes;   // [cols]
+  float* scales;   // [groups]
+  int32_t* zeros;  // [groups]
 };
 
 QuantizedRow quantized_row(const Weight& shape, const std::byte* packed, int64_t row) {
   const int64_t groups = shape.cols / group_size(shape.format, shape.cols);
-  auto* base = const_cast<std::byte*>(packed) + row * (shape.cols + groups * 4);
-  return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(base + shape.cols)};
+  auto* base = const_cast<std::byte*>(packed) + row * (shape.cols + groups * 8);
+  return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(base + shape.cols),
+          reinterpret_cast<int32_t*>(base + shape.cols + groups * 4)};
 }
 
 void pack_quantized(const Weight& shape, int64_t row, const float* source, std::byte* packed) {
   const int32_t group = group_size(shape.format, shape.cols);
   const QuantizedRow target = quantized_row(shape, packed, row);
-  for (int64_t k = 0; k < shape.cols; k += group)
-    target.scales[k / group] = quantize_weights(source + k, group, code_bits(shape.format), target.codes + k);
+  for (int64_t k = 0; k < shape.cols; k += group) {
+    const GroupGrid grid = quantize_group(shape.format, source + k, group, target.codes + k);
+    target.scales[k / group] = grid.scale;
+    target.zeros[k / group] = grid.zero;
+  }
 }
 
 }  // namespace
@@ -60,7 +66,8 @@ void pack(const Weight& shape, int64_t row_begin, int64_t num_rows, const float*
 float weight_at(const Weight& weight, int64_t row, int64_t col) {
   if (is_quantized(weight.format)) {
     const QuantizedRow source = quantized_row(weight, weight.data, row);
-    return source.scales[col / group_size(weight.format, weight.cols)] * static_cast<float>(source.codes[col]);
+    const int64_t group = col / group_size(weight.format, weight.cols);
+    return source.scales[group] * static_cast<float>(source.codes[col] - source.zeros[group]);
   }
   const int64_t index = row * weight.cols + col;
   if (weight.format == WeightFormat::kF32) return reinterpret_cast<const float*>(weight.data)[index];
@@ -78,7 +85,8 @@ float quantized_dot(const float* x, const Weight& weight, int64_t row) {
   for (int64_t k = 0; k < weight.cols; k += group) {
     const float x_scale = quantize_activations(x + k, group, codes.data());
     int32_t dot = 0;
-    for (int32_t i = 0; i < group; ++i) dot += w.codes[k + i] * codes[static_cast<size_t>(i)];
+    for (int32_t i = 0; i < group; ++i)
+      dot += (w.codes[k + i] - w.zeros[k / group]) * codes[static_cast<size_t>(i)];
     sum = std::fma(static_cast<float>(dot), w.scales[k / group] * x_scale, sum);
   }
   return sum;

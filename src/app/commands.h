@@ -24,6 +24,8 @@ class OptionFlags {
   // Adds --config and the flags of the given keys (all of the table if empty).
   void add_to(CLI::App& app, const std::vector<std::string>& keys = {});
   Result<Options> resolve() const;
+  // As they were written, for another process of this binary.
+  std::vector<std::string> arguments() const;
 
  private:
   std::string config_file_;
@@ -71,6 +73,7 @@ Action add_token(CLI::App& app);
 Action add_perplexity(CLI::App& app);
 Action add_tokenize(CLI::App& app);
 Action add_inspect(CLI::App& app);
+Action add_quantize(CLI::App& app);
 Action add_bench(CLI::App& app);
 
 }  // namespace sluice

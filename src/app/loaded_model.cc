@@ -3,13 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
+#include "app/model_fingerprint.h"
+#include "app/progress_bar.h"
 #include "kernels/registry.h"
 #include "model/inspect.h"
 
@@ -30,29 +31,6 @@ int64_t available_memory() {
     if (key == "MemAvailable:") return kib * 1024;
   return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
 }
-
-// A line that redraws itself on a terminal, and is silent elsewhere (logs tell the end).
-class ProgressBar {
- public:
-  explicit ProgressBar(int64_t total) : total_(total), shown_(isatty(STDERR_FILENO) != 0) {}
-  void show(int64_t done) {
-    if (!shown_ || total_ <= 0) return;
-    constexpr int kWidth = 40;
-    const double share = std::min(1.0, static_cast<double>(done) / static_cast<double>(total_));
-    const auto filled = static_cast<int>(share * kWidth);
-    std::fprintf(stderr, "\rloading [%.*s%*s] %3.0f %%  %.0f of %.0f MiB", filled, kBar, kWidth - filled, "",
-                 share * 100, static_cast<double>(done) / kMiB, static_cast<double>(total_) / kMiB);
-    std::fflush(stderr);
-  }
-  ~ProgressBar() {
-    if (shown_) std::fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  static constexpr const char* kBar = "########################################";
-  int64_t total_;
-  bool shown_;
-};
 
 // The weights alone must fit; what is short is named before anything is allocated.
 Status check_memory(const ModelReport& report, WeightFormat weights) {
@@ -114,6 +92,16 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   return {};
 }
 
+// Stands for the model, the format, and what this build and this machine make of them.
+Result<uint64_t> packed_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t model,
+                          model_fingerprint(loaded.directory,
+                                            fmt::format("{} {} {}", name(options.weights), name(weights),
+                                                        name(cache_dtype(options, weights))),
+                                            options.random_weights));
+  return model ^ packed_layout(*loaded.backend, weights);
+}
+
 }  // namespace
 
 Result<std::string> bundled_model() {
@@ -172,22 +160,27 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   const ModelReport report = inspect(loaded->config);
   SLUICE_RETURN_IF_ERROR(fill_info(options, report, *loaded));
 
-  WeightFormat weights = options.weights;
-  if (weights == WeightFormat::kAuto)
-    weights = files.dtype("model.embed_tokens.weight") == DType::kF32 && !options.random_weights ? WeightFormat::kF32
-                                                                                                 : WeightFormat::kBF16;
+  const WeightFormat weights = options.weights == WeightFormat::kAuto ? files.native_format() : options.weights;
   SLUICE_RETURN_IF_ERROR(check_memory(report, weights));
   int64_t total = 0;
   for (const auto& [format, bytes] : report.weights_bytes)
     if (format == weights) total = bytes;
+  std::optional<PackedCache> packed_cache;
+  if (!options.weights_cache.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, packed_key(options, *loaded, weights));
+    const std::string file = fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
+    packed_cache.emplace(options.weights_cache + "/" + file, key);
+  }
   OpContext context = loaded->context();
   {
-    ProgressBar bar(total);
+    ProgressBar bar("loading", total);
     SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
-                                                               {.weights = weights,
+                                                               {.weights = options.weights,
                                                                 .cache_dtype = cache_dtype(options, weights),
                                                                 .max_batch_tokens = options.max_batch_tokens,
-                                                                .progress = [&](int64_t done) { bar.show(done); }}));
+                                                                .progress = [&](int64_t done) { bar.show(done); },
+                                                                .observer = {},
+                                                                .packed_cache = packed_cache ? &*packed_cache : nullptr}));
   }
   loaded->info.weights = name(weights);
   SLUICE_ASSIGN_OR_RETURN(

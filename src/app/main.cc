@@ -20,7 +20,7 @@ struct Subcommand {
 
 constexpr Subcommand kSubcommands[] = {
 #ifdef SLUICE_SERVER
-    {"serve", "serve a model over gRPC", add_serve},
+    {"serve", "serve a model over gRPC and HTTP", add_serve},
     {"client", "send one prompt to a server and print the answer as it comes", add_client},
     {"token", "make a bearer token for a client of a server", add_token},
 #endif
@@ -28,6 +28,7 @@ constexpr Subcommand kSubcommands[] = {
     {"chat", "talk to a model", add_chat},
     {"perplexity", "measure how well a model predicts a text", add_perplexity},
     {"tokenize", "turn texts into token ids and back", add_tokenize},
+    {"quantize", "write a model in 4 or 8 bits, in the layout that other engines read", add_quantize},
     {"inspect", "print what a model is and costs, without loading it", add_inspect},
     {"bench", "measure the engine and the serving core", add_bench},
 };

@@ -7,7 +7,7 @@ namespace sluice {
 
 const std::vector<std::string>& offline_keys() {
   static const std::vector<std::string> keys = {
-      "model",       "weights", "device",      "threads",          "random_weights",
+      "model",       "weights", "device",      "threads",          "random_weights", "weights_cache",
       "chat_format", "context", "cache.dtype", "cache.memory_mib", "scheduler.max_batch_tokens",
       "log_level"};
   return keys;
@@ -35,6 +35,15 @@ Result<Options> OptionFlags::resolve() const {
     if (const auto found = given_.find(spec.key); found != given_.end())
       SLUICE_RETURN_IF_ERROR(spec.set(options, found->second).with_context(spec.flag()));
   return options;
+}
+
+std::vector<std::string> OptionFlags::arguments() const {
+  std::vector<std::string> words;
+  if (!config_file_.empty()) words = {"--config", config_file_};
+  for (const OptionSpec& spec : option_table())
+    if (const auto found = given_.find(spec.key); found != given_.end())
+      words.insert(words.end(), {spec.flag(), found->second});
+  return words;
 }
 
 void RequestFlags::add_to(CLI::App& app) {

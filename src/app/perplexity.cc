@@ -1,7 +1,6 @@
-// `sluice perplexity`: how well the model predicts a text. The method of the recorded goldens: the whole file encoded
-// without special tokens, cut into windows, the begin-of-sequence token put before each, every token of a window
-// predicted.
-#include <cmath>
+// `sluice perplexity`.
+#include "app/perplexity.h"
+
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -27,21 +26,39 @@ Status PerplexityCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
   resolved.cache_enabled = false;
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
-  if (!loaded->tokenizer) return loaded->chat_status;
+  SLUICE_ASSIGN_OR_RETURN(const PredictedText predicted, predict_text(*loaded, resolved, text, window));
+  const double mean = predicted.mean();
+  const int64_t tokens = predicted.tokens;
+  if (json) {
+    const nlohmann::ordered_json answer = {
+        {"perplexity", std::exp(mean)}, {"nll", mean}, {"tokens", tokens}, {"weights", loaded->info.weights}};
+    std::cout << answer.dump() << std::endl;
+  } else {
+    std::cout << fmt::format("perplexity {:.4f}  (mean negative log-likelihood {:.6f} over {} tokens, weights {})",
+                             std::exp(mean), mean, tokens, loaded->info.weights)
+              << std::endl;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PredictedText> predict_text(LoadedModel& loaded, const Options& options, const std::string& text,
+                                   int32_t window) {
+  if (!loaded.tokenizer) return loaded.chat_status;
   SLUICE_ASSIGN_OR_RETURN(const std::vector<TokenId> ids,
-                          loaded->tokenizer->encode(text, false, SpecialTokens::kAsText));
-  const std::optional<TokenId> bos = loaded->tokenizer->bos();
+                          loaded.tokenizer->encode(text, false, SpecialTokens::kAsText));
+  const std::optional<TokenId> bos = loaded.tokenizer->bos();
   if (!bos)
     return failed_precondition(
         "perplexity: the tokenizer has no begin-of-sequence token to predict the first token from");
-  if (window >= loaded->info.context_length)
+  if (window >= loaded.info.context_length)
     return invalid_argument("window: {} tokens and a begin-of-sequence token do not fit into a context of {}", window,
-                            loaded->info.context_length);
-  if (ids.empty()) return invalid_argument("{}: is empty", file);
+                            loaded.info.context_length);
+  if (ids.empty()) return invalid_argument("the text is empty");
 
-  OfflineRunner runner(*loaded, resolved);
-  double nll = 0;
-  int64_t tokens = 0;
+  OfflineRunner runner(loaded, options);
+  PredictedText predicted;
   Status failure;
   for (size_t begin = 0; begin < ids.size() && failure.ok(); begin += static_cast<size_t>(window)) {
     const size_t end = std::min(ids.size(), begin + static_cast<size_t>(window));
@@ -56,26 +73,14 @@ Status PerplexityCommand::run() {
       if (!event.error.ok()) failure = event.error;
       for (const auto& entry : event.prompt_logprobs) {
         if (entry.empty()) continue;  // the first token has nothing before it
-        nll -= entry[0].logprob;
-        tokens += 1;
+        predicted.nll -= entry[0].logprob;
+        predicted.tokens += 1;
       }
     });
   }
   SLUICE_RETURN_IF_ERROR(failure);
-  const double mean = nll / static_cast<double>(tokens);
-  if (json) {
-    const nlohmann::ordered_json answer = {
-        {"perplexity", std::exp(mean)}, {"nll", mean}, {"tokens", tokens}, {"weights", loaded->info.weights}};
-    std::cout << answer.dump() << std::endl;
-  } else {
-    std::cout << fmt::format("perplexity {:.4f}  (mean negative log-likelihood {:.6f} over {} tokens, weights {})",
-                             std::exp(mean), mean, tokens, loaded->info.weights)
-              << std::endl;
-  }
-  return {};
+  return predicted;
 }
-
-}  // namespace
 
 Action add_perplexity(CLI::App& app) {
   auto command = std::make_shared<PerplexityCommand>();

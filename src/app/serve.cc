@@ -1,5 +1,6 @@
 // `sluice serve`: the server from start to drain. Threads: this one waits for signals; the loop thread computes; the
-// front end has its detokeniser thread; gRPC brings its own.
+// front end has its detokeniser thread; gRPC and HTTP bring their own.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -8,8 +9,10 @@
 #include "sluice/log.h"
 
 #include "app/commands.h"
+#include "app/loop_report.h"
 #include "app/serve_loop.h"
 #include "server/grpc_server.h"
+#include "server/http_server.h"
 
 namespace sluice {
 
@@ -57,6 +60,13 @@ Status check_security(const Options& options, const TlsFiles& tls) {
   if (!tls.empty()) SLUICE_RETURN_IF_ERROR(load_tls(tls).status());
   const bool authenticated = !options.auth_tokens.empty() || !options.tls_client_ca.empty();
   SLUICE_RETURN_IF_ERROR(check_exposure("grpc", options.grpc, tls.enabled(), authenticated, options.insecure));
+  if (options.http != "off" && !options.insecure) {
+    SLUICE_RETURN_IF_ERROR(check_exposure("http", options.http, false, false, false));
+    // A way in beside the one that is guarded is no guard.
+    if (authenticated)
+      return invalid_argument(
+          "http: the HTTP server asks for neither tokens nor certificates; say --http off, or --insecure");
+  }
   if (options.insecure && !is_loopback(options.grpc) && !(tls.enabled() && authenticated))
     log_warn("insecure: {} is reachable from other machines without {}", options.grpc,
              tls.enabled() ? "authentication" : "TLS");
@@ -65,19 +75,12 @@ Status check_security(const Options& options, const TlsFiles& tls) {
   return {};
 }
 
-LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded, const Options& options) {
-  return {.running_sequences = snapshot.scheduler.running,
-          .max_running_sequences = options.max_running,
-          .cache_pages_total = snapshot.pages_total,
-          .cache_pages_used = snapshot.pages_used,
-          .cache_pages_cached = snapshot.pages_cached,
-          .prompt_tokens = snapshot.scheduler.prompt_tokens,
-          .cached_prompt_tokens = snapshot.scheduler.cached_prompt_tokens,
-          .generated_tokens = snapshot.scheduler.generated_tokens,
-          .preemptions = snapshot.scheduler.preemptions,
-          .busy_seconds = snapshot.busy_seconds,
-          .memory_bytes = {{"weights", loaded.model->weight_bytes()},
-                           {"cache", loaded.model->kv_layout().bytes_per_page() * loaded.num_pages}}};
+// A file descriptor per connection: what the administrator allows, not what shells start with.
+void raise_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) log_warn("the limit of open files stays as it is");
 }
 
 // One short generation through the executor, so that the first client does not pay for page faults and cold caches.
@@ -106,6 +109,7 @@ Status ServeCommand::run() {
   SLUICE_RETURN_IF_ERROR(check_security(resolved, tls));
   SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
   const sigset_t signals = block_signals(authenticator != nullptr);
+  raise_file_limit();
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
   if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
   warm_up(*loaded, resolved);
@@ -125,22 +129,30 @@ Status ServeCommand::run() {
                           .chat_status = loaded->chat_status,
                           .clock = clock,
                           .version = SLUICE_VERSION,
-                          .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); }};
-  SLUICE_ASSIGN_OR_RETURN(const auto server,
-                          GrpcServer::start({.address = resolved.grpc,
-                                             .max_message_bytes = int64_t{resolved.max_message_mib} << 20,
-                                             .tls = tls,
-                                             .authenticator = authenticator.get()},
-                                            services));
-  server->set_ready(true);
-  std::printf("ready grpc=%s\n", server->address().c_str());
+                          .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); },
+                          .expert_load = [&] { return report_of(loop.expert_load()); }};
+  const int64_t max_bytes = int64_t{resolved.max_message_mib} << 20;
+  SLUICE_ASSIGN_OR_RETURN(
+      const auto grpc,
+      GrpcServer::start(
+          {.address = resolved.grpc, .max_message_bytes = max_bytes, .tls = tls, .authenticator = authenticator.get()},
+          services));
+  std::unique_ptr<HttpServer> http;
+  if (resolved.http != "off") {
+    SLUICE_ASSIGN_OR_RETURN(http, HttpServer::start({.address = resolved.http, .max_body_bytes = max_bytes}, services));
+    http->set_ready(true);
+  }
+  grpc->set_ready(true);
+  std::printf("ready grpc=%s%s\n", grpc->address().c_str(), http ? (" http=" + http->address()).c_str() : "");
   std::fflush(stdout);
 
   const int signal = wait_for_signal(signals, authenticator.get());
   log_info("{}: draining, {} answers have {} s to end", signal == SIGTERM ? "SIGTERM" : "SIGINT", frontend.num_open(),
            resolved.drain_seconds);
   const auto grace = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(resolved.drain_seconds));
-  const bool complete = server->shutdown(grace);
+  if (http) http->set_ready(false);
+  const bool complete = grpc->shutdown(grace);  // waits for the answers of both
+  if (http) http->shutdown(Duration{});
   loop.drain(Duration{});
   log_info("stopped{}", complete ? "" : "; some answers were cut");
   return {};

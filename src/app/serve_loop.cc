@@ -9,12 +9,22 @@ namespace {
 // How long the loop sleeps at most without a command: bounds the time in which a deadline or a stop is noticed.
 constexpr Duration kIdleWait = std::chrono::milliseconds(50);
 
+std::vector<int32_t> routed_layers(const ModelConfig& config) {
+  std::vector<int32_t> layers;
+  for (int32_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    if (config.is_moe_layer(layer)) layers.push_back(layer);
+  return layers;
+}
+
 }  // namespace
 
 ServeLoop::ServeLoop(LoadedModel& loaded, const Options& options, RequestQueue& queue, TokenSink& sink)
     : queue_(queue),
       core_(loaded, options, sink,
-            {.trace = {}, .left_waiting = [this](int64_t num_tokens) { queue_.release(num_tokens); }}) {}
+            {.trace = {}, .left_waiting = [this](int64_t num_tokens) { queue_.release(num_tokens); }}),
+      expert_load_(routed_layers(loaded.config), loaded.config.n_routed_experts) {
+  core_.executor().set_observer(expert_load_.observer());
+}
 
 Status ServeLoop::start(const Options& options) {
   SLUICE_RETURN_IF_ERROR(core_.open_disk(options));
@@ -85,6 +95,7 @@ void ServeLoop::run() {
 
 void ServeLoop::publish_snapshot(TimePoint began, double busy) {
   const PagePool& pool = core_.cache().pool();
+  const HostTier& host = core_.cache().host();
   std::lock_guard lock(snapshot_mutex_);
   snapshot_ = {.scheduler = core_.scheduler().stats(),
                .cache = core_.cache().stats(),
@@ -92,6 +103,8 @@ void ServeLoop::publish_snapshot(TimePoint began, double busy) {
                .pages_total = pool.num_pages(),
                .pages_used = pool.num_pages() - pool.num_free() - pool.num_cached(),
                .pages_cached = pool.num_cached(),
+               .host_pages_total = host.num_slots(),
+               .host_pages_cached = host.num_slots() - host.num_free(),
                .busy_seconds = busy,
                .wall_seconds = seconds(std::chrono::steady_clock::now() - began)};
 }

@@ -9,6 +9,7 @@
 
 #include "app/serving_core.h"
 #include "base/request_queue.h"
+#include "engine/expert_load.h"
 
 namespace sluice {
 
@@ -18,6 +19,7 @@ struct LoopSnapshot {
   CacheStats cache;
   StepTimes times;
   int32_t pages_total = 0, pages_used = 0, pages_cached = 0;
+  int32_t host_pages_total = 0, host_pages_cached = 0;
   double busy_seconds = 0;  // inside steps
   double wall_seconds = 0;  // since the loop began
 };
@@ -35,6 +37,7 @@ class ServeLoop {
   bool drain(Duration grace);
 
   LoopSnapshot snapshot() const;
+  const ExpertLoad& expert_load() const { return expert_load_; }
 
  private:
   void run();
@@ -43,6 +46,7 @@ class ServeLoop {
 
   RequestQueue& queue_;
   ServingCore core_;
+  ExpertLoad expert_load_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> idle_{false};
   mutable std::mutex snapshot_mutex_;

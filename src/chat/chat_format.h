@@ -24,11 +24,17 @@ Result<ChatFormat> detect_chat_format(std::string_view chat_template);
 
 struct ChatOptions {
   bool thinking = false;  // V3.1: open with <think> instead of </think>; the other formats have one opening only
+  std::vector<ToolDefinition> tools{};  // only where has_tools(format)
 };
+
+// The format says how functions are offered, asked for and answered. The others have no such layout in their template,
+// or only a part of it.
+bool has_tools(ChatFormat format);
 
 // The prompt up to where the model's answer begins, begin-of-sequence token included; what the family's template makes
 // of `messages` with add_generation_prompt. System messages may stand anywhere: V2 writes them where they stand, the
-// others collect them in front. INVALID_ARGUMENT for an empty list or one that does not end with a user message.
+// others collect them in front. INVALID_ARGUMENT for an empty list, or one that does not end with a user message (or
+// what a tool gave); FAILED_PRECONDITION for tools in a format without them.
 Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vector<ChatMessage>& messages,
                                              const ChatOptions& options);
 

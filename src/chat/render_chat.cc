@@ -4,7 +4,11 @@
 //   V3    BOS {systems, joined by ⏎⏎} <｜User｜>{user} <｜Assistant｜>{answer}EOS ... <｜Assistant｜>
 //   R1    as V3; of an answer only what follows the last </think>; ends with <｜Assistant｜><think>⏎
 //   V3.1  as V3; <｜Assistant｜></think>{answer}EOS, of an answer only what follows the first </think>; ends with
-//         <｜Assistant｜></think>, or <｜Assistant｜><think> to make it think
+//         <｜Assistant｜></think>, or <｜Assistant｜><think> to make it think. With tools (the model card's layout, and
+//         vLLM's tool_chat_template_deepseekv31.jinja for the turns): their list behind the systems, calls as
+//         <｜tool▁calls▁begin｜> (<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>)...
+//         <｜tool▁calls▁end｜>EOS, results as <｜tool▁output▁begin｜>{text}<｜tool▁output▁end｜>; behind a result the
+//         model goes on without a tag.
 #include "chat/chat_format.h"
 
 namespace sluice {
@@ -16,6 +20,13 @@ constexpr std::string_view kUser = "<｜User｜>";
 constexpr std::string_view kAssistant = "<｜Assistant｜>";
 constexpr std::string_view kThink = "<think>";
 constexpr std::string_view kEndThink = "</think>";
+constexpr std::string_view kCallsBegin = "<｜tool▁calls▁begin｜>";
+constexpr std::string_view kCallsEnd = "<｜tool▁calls▁end｜>";
+constexpr std::string_view kCallBegin = "<｜tool▁call▁begin｜>";
+constexpr std::string_view kCallEnd = "<｜tool▁call▁end｜>";
+constexpr std::string_view kToolSep = "<｜tool▁sep｜>";
+constexpr std::string_view kOutputBegin = "<｜tool▁output▁begin｜>";
+constexpr std::string_view kOutputEnd = "<｜tool▁output▁end｜>";
 
 // Joins neighbouring ordinary texts, because byte pairs merge across the seam.
 class Prompt {
@@ -59,6 +70,8 @@ void write_v2(const std::vector<ChatMessage>& messages, Prompt* prompt) {
       case ChatRole::kAssistant:
         prompt->text("Assistant: ").text(message.content).special(kEos);
         break;
+      case ChatRole::kTool:
+        break;  // refused before
     }
   }
   prompt->text("Assistant:");
@@ -87,9 +100,40 @@ void write_v3(const std::vector<ChatMessage>& messages, bool is_r1, Prompt* prom
   if (is_r1) prompt->special(kThink).text("\n");
 }
 
-// Only an answer that follows a user's words gets the tags; one that follows another answer just goes on.
-void write_v31(const std::vector<ChatMessage>& messages, bool thinking, Prompt* prompt) {
+// The words are the model's training, so they stay as they are.
+void write_tools(const std::vector<ToolDefinition>& tools, Prompt* prompt) {
+  prompt->text("\n\n## Tools\nYou have access to the following tools:\n");
+  for (const ToolDefinition& tool : tools) {
+    prompt->text("\n### ").text(tool.name).text("\n");
+    if (!tool.description.empty()) prompt->text("Description: ").text(tool.description).text("\n");
+    prompt->text("\nParameters: ").text(tool.parameters).text("\n");
+  }
+  prompt->text("\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n")
+      .special(kCallsBegin)
+      .special(kCallBegin)
+      .text("tool_call_name")
+      .special(kToolSep)
+      .text("tool_call_arguments")
+      .special(kCallEnd)
+      .text("{{additional_tool_calls}}")
+      .special(kCallsEnd)
+      .text(
+          "\n\nWhere:\n\n- `tool_call_name` must be an exact match to one of the available tools\n"
+          "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema\n"
+          "- For multiple tool calls, chain them directly without separators or spaces\n");
+}
+
+void write_calls(const std::vector<ToolCall>& calls, Prompt* prompt) {
+  prompt->special(kCallsBegin);
+  for (const ToolCall& call : calls)
+    prompt->special(kCallBegin).text(call.name).special(kToolSep).text(call.arguments).special(kCallEnd);
+  prompt->special(kCallsEnd);
+}
+
+// Only an answer that follows a user's words gets the tags; one that follows another answer, or a tool's, just goes on.
+void write_v31(const std::vector<ChatMessage>& messages, const ChatOptions& options, Prompt* prompt) {
   write_systems(messages, prompt);
+  if (!options.tools.empty()) write_tools(options.tools, prompt);
   bool after_user = false;
   for (const ChatMessage& message : messages) {
     if (message.role == ChatRole::kUser) {
@@ -97,21 +141,42 @@ void write_v31(const std::vector<ChatMessage>& messages, bool thinking, Prompt* 
       after_user = true;
     } else if (message.role == ChatRole::kAssistant) {
       if (after_user) prompt->special(kAssistant).special(kEndThink);
-      prompt->text(after_first_thought(message.content)).special(kEos);
+      prompt->text(after_first_thought(message.content));
+      if (!message.tool_calls.empty()) write_calls(message.tool_calls, prompt);
+      prompt->special(kEos);
+      after_user = false;
+    } else if (message.role == ChatRole::kTool) {
+      prompt->special(kOutputBegin).text(message.content).special(kOutputEnd);
       after_user = false;
     }
   }
-  prompt->special(kAssistant).special(thinking ? kThink : kEndThink);
+  if (after_user) prompt->special(kAssistant).special(options.thinking ? kThink : kEndThink);
+}
+
+bool uses_tools(const ChatMessage& message) { return message.role == ChatRole::kTool || !message.tool_calls.empty(); }
+
+Status check_messages(ChatFormat format, const std::vector<ChatMessage>& messages, const ChatOptions& options) {
+  if (messages.empty()) return invalid_argument("messages: expected at least one, found none");
+  if (!has_tools(format)) {
+    if (!options.tools.empty())
+      return failed_precondition("tools: the chat format {} has no layout for tools", name(format));
+    for (size_t i = 0; i < messages.size(); ++i)
+      if (uses_tools(messages[i]))
+        return failed_precondition("messages[{}]: the chat format {} has no layout for tools", i, name(format));
+  }
+  const ChatRole last = messages.back().role;
+  if (last == ChatRole::kUser || last == ChatRole::kTool) return {};
+  return invalid_argument("messages[{}].role: expected the last message to be the user's, found the {}'s",
+                          messages.size() - 1, last == ChatRole::kSystem ? "system" : "assistant");
 }
 
 }  // namespace
 
+bool has_tools(ChatFormat format) { return format == ChatFormat::kDeepSeekV31; }
+
 Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vector<ChatMessage>& messages,
                                              const ChatOptions& options) {
-  if (messages.empty()) return invalid_argument("messages: expected at least one, found none");
-  if (messages.back().role != ChatRole::kUser)
-    return invalid_argument("messages[{}].role: expected the last message to be the user's, found the {}'s",
-                            messages.size() - 1, messages.back().role == ChatRole::kSystem ? "system" : "assistant");
+  SLUICE_RETURN_IF_ERROR(check_messages(format, messages, options));
   Prompt prompt;
   switch (format) {
     case ChatFormat::kDeepSeekV2:
@@ -124,7 +189,7 @@ Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vecto
       write_v3(messages, true, &prompt);
       break;
     case ChatFormat::kDeepSeekV31:
-      write_v31(messages, options.thinking, &prompt);
+      write_v31(messages, options, &prompt);
       break;
   }
   return prompt.take();

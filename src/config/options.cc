@@ -63,8 +63,8 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 
 OptionSpec weights_option() {
   return {"weights",
-          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64 or int4-g128 (auto: F32 checkpoints f32, "
-          "others bf16)",
+          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
+          "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
           [](Options& options, const std::string& value) -> Status {
             SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
             return {};
@@ -94,6 +94,9 @@ std::vector<OptionSpec> make_table() {
            &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
+      text("weights_cache",
+           "folder for weights in this machine's own layout: written once, read by the next start; empty keeps none",
+           &Options::weights_cache),
       choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
              &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
@@ -122,6 +125,7 @@ std::vector<OptionSpec> make_table() {
                   "admit nobody until all of the batch have finished (for comparisons only)",
                   &Options::static_batching),
       text("grpc", "HOST:PORT of the gRPC server; port 0 picks a free one", &Options::grpc),
+      text("http", "HOST:PORT of the HTTP server; port 0 picks a free one, off serves none", &Options::http),
       text("tls.cert", "PEM file with the server's certificate chain; empty serves without TLS", &Options::tls_cert),
       text("tls.key", "PEM file with its private key", &Options::tls_key),
       text("tls.client_ca", "PEM file with authorities; clients must show a certificate of one of them",
@@ -133,7 +137,7 @@ std::vector<OptionSpec> make_table() {
                       1 << 24),
       number<int64_t>("queue.tokens", "prompt tokens that may wait; more are refused at once", &Options::queue_tokens,
                       1, int64_t{1} << 40),
-      number("max_message_mib", "largest gRPC message in MiB", &Options::max_message_mib, 1, 2047),
+      number("max_message_mib", "largest gRPC message or HTTP body in MiB", &Options::max_message_mib, 1, 2047),
       number("drain_seconds", "grace period for running answers after SIGTERM", &Options::drain_seconds, 0.0, 86400.0),
       choice("log_level", "trace, debug, info, warn, error or off", &Options::log_level,
              {"trace", "debug", "info", "warn", "error", "off"}),

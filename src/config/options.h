@@ -24,6 +24,7 @@ struct Options {
   std::string device = "auto";
   int32_t threads = 0;                     // 0: all CPUs this process may use
   std::optional<uint64_t> random_weights;  // seed
+  std::string weights_cache;               // folder; empty: none
   std::string chat_format;                 // empty: by the checkpoint's chat_template
   int32_t context = 0;                     // tokens; 0: the model's own
   // cache
@@ -39,7 +40,8 @@ struct Options {
   int32_t max_running = 256;
   bool static_batching = false;
   // front door
-  std::string grpc = "127.0.0.1:50051";          // HOST:PORT, port 0 picks a free one
+  std::string grpc = "127.0.0.1:50051";  // HOST:PORT, port 0 picks a free one
+  std::string http = "127.0.0.1:8080";   // the same, or "off"
   std::string tls_cert, tls_key, tls_client_ca;  // PEM files; empty: none
   std::string auth_tokens;                       // file of token hashes; empty: nobody is asked
   bool insecure = false;                         // lets a front door be reachable from elsewhere without TLS and tokens

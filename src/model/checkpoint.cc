@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "sluice/log.h"
+#include "sluice/quantize.h"
 
 #include "model/json_fields.h"
 #include "model/random_weights.h"
@@ -46,6 +47,7 @@ struct Checkpoint::Impl {
   int64_t block_rows = 0;  // of one FP8 scale; 0: the config declares no FP8
   int64_t block_cols = 0;
   bool tied = false;
+  std::optional<PackedScheme> packed;
   std::optional<uint64_t> seed;
   std::vector<std::unique_ptr<SafetensorsFile>> files;
   std::unordered_map<std::string, Entry> entries;
@@ -58,6 +60,18 @@ struct Checkpoint::Impl {
   const Entry* find(const std::string& name) const {
     const auto found = entries.find(resolve(name));
     return found == entries.end() ? nullptr : &found->second;
+  }
+
+  TensorLookup lookup() const {
+    return [this](const std::string& name) -> FoundTensor {
+      const auto found = entries.find(name);
+      if (found == entries.end()) return {};
+      return {&found->second.view, &found->second.file->path()};
+    };
+  }
+
+  bool is_packed(const std::string& name) const {
+    return packed && find(name) == nullptr && has_packed(*packed, resolve(name), lookup());
   }
 
   // Precondition: has(name).
@@ -129,6 +143,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory, const ModelCon
   impl->block_rows = config.weight_block_rows;
   impl->block_cols = config.weight_block_cols;
   impl->tied = config.tie_word_embeddings;
+  impl->packed = config.packed;
   std::error_code ignored;  // what cannot be looked at is told by the attempt to open it
   if (std::filesystem::exists(directory + "/" + kSingleFile, ignored)) {
     SLUICE_ASSIGN_OR_RETURN(const SafetensorsFile* file, impl->add_file(kSingleFile));
@@ -156,10 +171,39 @@ Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 Checkpoint::~Checkpoint() = default;
 
-bool Checkpoint::has(const std::string& name) const { return impl_->find(name) != nullptr; }
+bool Checkpoint::has(const std::string& name) const {
+  return impl_->find(name) != nullptr || impl_->is_packed(name);
+}
+
+bool Checkpoint::is_packed(const std::string& name) const { return impl_->is_packed(name); }
+
+WeightFormat Checkpoint::native_format() const {
+  if (impl_->packed) {
+    const PackedScheme& scheme = *impl_->packed;
+    if (scheme.bits == 8) return WeightFormat::kInt8;
+    if (scheme.group == 32) return scheme.symmetric ? WeightFormat::kInt4G32 : WeightFormat::kInt4G32Z;
+    if (scheme.group == 64) return scheme.symmetric ? WeightFormat::kInt4G64 : WeightFormat::kInt4G64Z;
+    return scheme.symmetric ? WeightFormat::kInt4G128 : WeightFormat::kInt4G128Z;
+  }
+  const Impl::Entry* embedding = impl_->find(kEmbedding);
+  return !impl_->seed && embedding && embedding->view.dtype == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+}
+
+Status Checkpoint::expect_exact(const std::string& name, int64_t cols) const {
+  if (!impl_->is_packed(name)) return {};
+  const int64_t stored = packed_group(*impl_->packed, impl_->resolve(name), impl_->lookup());
+  const int32_t ours = group_size(native_format(), cols);
+  if (ours > 0 && stored % ours == 0) return {};
+  return failed_precondition(
+      "{}: tensor \"{}\": groups of {} inputs cannot be taken as they are into {}; --weights names another format",
+      impl_->directory, name, stored, sluice::name(native_format()));
+}
 
 Status Checkpoint::expect(const std::string& name, const Shape& shape) const {
   const Impl::Entry* entry = impl_->find(name);
+  if (impl_->is_packed(name))
+    return expect_packed(*impl_->packed, impl_->resolve(name), shape, impl_->lookup())
+        .with_context(impl_->directory);
   if (entry == nullptr)
     return failed_precondition("{}: tensor \"{}\": expected {}, found no such tensor", impl_->directory,
                                impl_->resolve(name), shape.to_string());
@@ -198,6 +242,10 @@ Status Checkpoint::Impl::expect_scales(const std::string& name, const Entry& wei
 }
 
 void Checkpoint::read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const {
+  if (impl_->is_packed(name)) {
+    read_packed_rows(*impl_->packed, impl_->resolve(name), row_begin, num_rows, impl_->lookup(), out);
+    return;
+  }
   const Impl::Entry& entry = impl_->at(name);
   const TensorView& view = entry.view;
   SLUICE_CHECK(view.shape.rank == 1 || view.shape.rank == 2, "{}: shape {}", name, view.shape.to_string());
@@ -231,7 +279,9 @@ void Checkpoint::Impl::apply_scales(const TensorView& scales, int64_t row_begin,
   }
 }
 
-DType Checkpoint::dtype(const std::string& name) const { return impl_->at(name).view.dtype; }
+DType Checkpoint::dtype(const std::string& name) const {
+  return impl_->is_packed(name) ? DType::kF16 : impl_->at(name).view.dtype;
+}
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> names;

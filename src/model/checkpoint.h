@@ -1,7 +1,8 @@
 // The weights of a Hugging Face directory as rows of f32, whatever they are on disk: memory-mapped safetensors (one
-// file or many behind model.safetensors.index.json), BF16, F16, F32 or FP8 with block scales; or, without any file,
-// seeded random values. Owns the mappings, converts nothing but to f32, knows no layer. Loading threads call it in
-// parallel; reads are const. With tie_word_embeddings the head's name stands for the embedding.
+// file or many behind model.safetensors.index.json), BF16, F16, F32, FP8 with block scales, or codes of a ready-made
+// quantised checkpoint (packed_tensor.h); or, without any file, seeded random values. Owns the mappings, converts nothing
+// but to f32, knows no layer. Loading threads call it in parallel; reads are const. With tie_word_embeddings the head's
+// name stands for the embedding.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "sluice/status.h"
 #include "sluice/tensor.h"
+#include "sluice/weight_format.h"
 
 #include "model/config.h"
 
@@ -33,15 +35,25 @@ class Checkpoint {
 
   bool has(const std::string& name) const;
 
+  // The format that holds the checkpoint's values: of a ready-made quantised one its own, otherwise f32 where the files
+  // are F32 and bf16 for everything else.
+  WeightFormat native_format() const;
+  // Whether a ready-made quantised checkpoint holds this tensor as codes.
+  bool is_packed(const std::string& name) const;
+
+  // FAILED_PRECONDITION unless native_format() holds the codes of this matrix of `cols` inputs as they are: its groups
+  // must lie inside those on disk. Precondition: expect() said ok.
+  Status expect_exact(const std::string& name, int64_t cols) const;
+
   // FAILED_PRECONDITION naming file, tensor, expected and found unless the tensor exists with this shape and a float
-  // dtype (FP8: also its weight_scale_inv, with shape [ceil(rows/block), ceil(cols/block)]).
+  // dtype (FP8: also its weight_scale_inv, with shape [ceil(rows/block), ceil(cols/block)]), or as codes.
   Status expect(const std::string& name, const Shape& shape) const;
 
   // Rows [row_begin, row_begin + num_rows) of a 2-d tensor, or elements of a 1-d one (cols = 1), widened to f32 and
   // multiplied by their block scales; out: [num_rows, cols]. Precondition: expect() said ok.
   void read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const;
 
-  // DType on disk, for `inspect`; F32 for random weights.
+  // DType on disk, for `inspect`; F32 for random weights, F16 (that of their scales) for codes.
   DType dtype(const std::string& name) const;
   // All tensor names (files only).
   std::vector<std::string> names() const;

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "model/json_fields.h"
+#include "model/quantization_config.h"
 
 namespace sluice {
 
@@ -19,7 +20,6 @@ constexpr int64_t kLayersEnd = int64_t{1} << 10;
 constexpr int64_t kExpertsEnd = int64_t{1} << 12;
 constexpr int64_t kSharedExpertsEnd = int64_t{1} << 8;
 constexpr int64_t kPositionsEnd = int64_t{1} << 28;
-constexpr int64_t kBlockEnd = int64_t{1} << 16;
 
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
@@ -204,25 +204,6 @@ void read_experts(JsonFields& fields, ModelConfig& config) {
                                     : fields.number_or("routed_scaling_factor", 1.0, kPositiveNumber);
   if (!v3) settle_v2_weights(config);
   check_groups(fields, config);
-}
-
-Status read_quantization(JsonFields& fields, const std::string& file, ModelConfig& config) {
-  const nlohmann::json* object = fields.object_or_null("quantization_config");
-  if (object == nullptr) return fields.status();
-  JsonFields quantization(*object, file + ": quantization_config");
-  const std::string method = quantization.text("quant_method");
-  if (method != "fp8")
-    quantization.refuse(StatusCode::kFailedPrecondition, "quant_method",
-                        "\"fp8\" with weight_block_size (or an unquantised checkpoint)");
-  if (quantization.text_or("fmt", "e4m3") != "e4m3")
-    quantization.refuse(StatusCode::kFailedPrecondition, "fmt", "\"e4m3\"");
-  const std::vector<int32_t> block = quantization.integers_or_none("weight_block_size", {1, kBlockEnd});
-  if (block.size() != 2)
-    quantization.refuse(StatusCode::kFailedPrecondition, "weight_block_size", "[rows, columns] of a scale's block");
-  SLUICE_RETURN_IF_ERROR(quantization.status());
-  config.weight_block_rows = block[0];
-  config.weight_block_cols = block[1];
-  return {};
 }
 
 void read_special_tokens(JsonFields& fields, ModelConfig& config) {

@@ -13,6 +13,8 @@
 #include "sluice/status.h"
 #include "sluice/types.h"
 
+#include "model/packed_tensor.h"
+
 namespace sluice {
 
 enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3 };
@@ -80,6 +82,7 @@ struct ModelConfig {
   // FP8 weights with one scale per block; 0: none.
   int32_t weight_block_rows = 0;
   int32_t weight_block_cols = 0;
+  std::optional<PackedScheme> packed;  // matrices that come as codes of 4 or 8 bits
 
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;

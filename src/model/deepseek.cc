@@ -8,11 +8,6 @@ namespace sluice {
 
 namespace {
 
-WeightFormat resolve(WeightFormat wanted, const Checkpoint& checkpoint) {
-  if (wanted != WeightFormat::kAuto) return wanted;
-  return checkpoint.dtype("model.embed_tokens.weight") == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
-}
-
 // What the kernels ask of the shapes beyond what the config's own rules say.
 Status check_shapes(const ModelConfig& config) {
   if (config.kv_lora_rank % 16 != 0)
@@ -26,14 +21,19 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
   SLUICE_RETURN_IF_ERROR(check_shapes(config));
-  for (const TensorSpec& spec : required_tensors(config))
+  for (const TensorSpec& spec : required_tensors(config)) {
     SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec.name, spec.shape));
-  const WeightFormat weights = resolve(options.weights, checkpoint);
-  if (!backend.supports(weights))
-    return failed_precondition("weights: {} is not supported on device {}", name(weights), backend.name);
-  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, weights));
-  WeightLoader loader(checkpoint, backend, weights, context, options.progress);
+    if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
+      SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
+  }
+  WeightLoader loader(checkpoint, backend, options.weights, context, options.progress, options.observer,
+                      options.packed_cache);
+  if (!backend.supports(loader.format()))
+    return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
+                               name(loader.format()), backend.name);
+  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format()));
   model->load_weights(loader);
+  if (options.packed_cache) options.packed_cache->finish();
   return model;
 }
 
@@ -59,15 +59,17 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
   const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
   embedding_ = Buffer(static_cast<size_t>(vocab * hidden * (wide ? 4 : 2)));
   embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab, hidden}};
-  std::vector<float> row(static_cast<size_t>(hidden));
-  for (int64_t token = 0; token < vocab; ++token) {
-    loader.checkpoint().read_rows(embed, token, 1, row.data());
-    if (wide) {
-      std::memcpy(embedding_.as<float>() + token * hidden, row.data(), row.size() * sizeof(float));
-    } else {
-      std::transform(row.begin(), row.end(), embedding_.as<uint16_t>() + token * hidden, f32_to_bf16);
+  loader.fill(embedding_, [&] {
+    std::vector<float> row(static_cast<size_t>(hidden));
+    for (int64_t token = 0; token < vocab; ++token) {
+      loader.checkpoint().read_rows(embed, token, 1, row.data());
+      if (wide) {
+        std::memcpy(embedding_.as<float>() + token * hidden, row.data(), row.size() * sizeof(float));
+      } else {
+        std::transform(row.begin(), row.end(), embedding_.as<uint16_t>() + token * hidden, f32_to_bf16);
+      }
     }
-  }
+  });
   for (int32_t index = 0; index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),

@@ -18,6 +18,8 @@ struct ModelLoadOptions {
   DType cache_dtype = DType::kF32;
   int64_t max_batch_tokens = 512;  // rows of the largest step
   LoadProgress progress;
+  PackObserver observer;
+  PackedCache* packed_cache = nullptr;
 };
 
 class DeepSeekModel {

@@ -7,8 +7,9 @@ namespace sluice {
 
 namespace {
 
-constexpr std::array kFormats = {WeightFormat::kF32,     WeightFormat::kBF16,    WeightFormat::kInt8,
-                                 WeightFormat::kInt4G32, WeightFormat::kInt4G64, WeightFormat::kInt4G128};
+constexpr std::array kFormats = {WeightFormat::kF32,      WeightFormat::kBF16,     WeightFormat::kInt8,
+                                 WeightFormat::kInt4G32,  WeightFormat::kInt4G64,  WeightFormat::kInt4G128,
+                                 WeightFormat::kInt4G32Z, WeightFormat::kInt4G64Z, WeightFormat::kInt4G128Z};
 
 // What the loader does with a tensor.
 enum class Use { kEmbedding, kRouter, kVector, kExpert, kMatrix };

@@ -1,6 +1,7 @@
 #include "model/packed_weights.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "sluice/quantize.h"
 
@@ -13,57 +14,75 @@ constexpr int64_t kTileRows = 4 * kPackRows;
 
 }  // namespace
 
-WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format,
-                           OpContext& context, LoadProgress progress)
-    : checkpoint_(checkpoint), backend_(backend), format_(format), context_(context), progress_(std::move(progress)) {}
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted,
+                           OpContext& context, LoadProgress progress, PackObserver observer,
+                           PackedCache* cache)
+    : checkpoint_(checkpoint),
+      backend_(backend),
+      format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
+      as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)),
+      context_(context),
+      progress_(std::move(progress)),
+      observer_(std::move(observer)),
+      cache_(cache) {}
 
 RowSource WeightLoader::tensor(const std::string& name, int64_t rows, int64_t cols) const {
   return slice(name, 0, rows, cols);
 }
 
 RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
-  return {num_rows, cols, [this, name, row_begin](int64_t row, int64_t count, float* out) {
+  return {num_rows, cols, as_stored_ && !checkpoint_.is_packed(name),
+          [this, name, row_begin](int64_t row, int64_t count, float* out) {
             checkpoint_.read_rows(name, row_begin + row, count, out);
-          }};
+          },
+          {name}};
 }
 
 RowSource WeightLoader::stacked(RowSource first, RowSource second) {
   SLUICE_CHECK(first.cols == second.cols, "{} != {}", first.cols, second.cols);
   const int64_t rows = first.rows + second.rows, cols = first.cols;
-  return {rows, cols, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
+  const bool wide = first.wide || second.wide;
+  std::vector<std::string> tensors = first.tensors;
+  tensors.insert(tensors.end(), second.tensors.begin(), second.tensors.end());
+  return {rows, cols, wide, [first = std::move(first), second = std::move(second)](int64_t row, int64_t count, float* out) {
             const int64_t from_first = std::clamp<int64_t>(first.rows - row, 0, count);
             if (from_first > 0) first.read(row, from_first, out);
             if (from_first < count)
               second.read(row + from_first - first.rows, count - from_first, out + from_first * first.cols);
-          }};
+          },
+          std::move(tensors)};
 }
 
 RowSource WeightLoader::transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const {
-  return {cols, num_rows, [this, name, row_begin, num_rows, cols](int64_t column, int64_t count, float* out) {
+  return {cols, num_rows, false, [this, name, row_begin, num_rows, cols](int64_t column, int64_t count, float* out) {
             std::vector<float> block(static_cast<size_t>(num_rows * cols));
             checkpoint_.read_rows(name, row_begin, num_rows, block.data());
             for (int64_t i = 0; i < count; ++i)
               for (int64_t r = 0; r < num_rows; ++r)
                 out[i * num_rows + r] = block[static_cast<size_t>(r * cols + column + i)];
-          }};
+          },
+          {name}};
 }
 
-PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) { return pack_as(sources, format_); }
+PackedMatrices WeightLoader::pack(const std::vector<RowSource>& sources) {
+  const bool wide = std::any_of(sources.begin(), sources.end(), [](const RowSource& source) { return source.wide; });
+  return pack_as(sources, wide ? WeightFormat::kBF16 : format_);
+}
 
 PackedMatrices WeightLoader::pack_exact(const std::vector<RowSource>& sources, DType on_disk) {
   return pack_as(sources, on_disk == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32);
 }
 
-PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
-  PackedMatrices packed;
+void WeightLoader::fill(Buffer& buffer, const std::function<void()>& make) {
+  if (cache_ && cache_->read(buffer, context_.team)) return;
+  // Padding that no kernel reads goes to disk, too: no bytes of earlier owners of this memory.
+  if (cache_ && buffer.size() > 0) std::memset(buffer.data(), 0, buffer.size());
+  make();
+  if (cache_) cache_->add(buffer, context_.team);
+}
+
+void WeightLoader::pack_tiles(const std::vector<RowSource>& sources, PackedMatrices& packed, int64_t bytes) {
   const int64_t rows = sources[0].rows, cols = sources[0].cols;
-  format = storage_format(format, cols);
-  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
-  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
-  for (size_t i = 0; i < sources.size(); ++i) {
-    SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
-    packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
-  }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t tile_floats = kTileRows * cols;
   auto* tile_memory = reinterpret_cast<float*>(
@@ -80,6 +99,20 @@ PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, Weig
                                                packed.buffer_.data() + static_cast<int64_t>(source) * bytes);
                                }
                              });
+}
+
+PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, WeightFormat format) {
+  PackedMatrices packed;
+  const int64_t rows = sources[0].rows, cols = sources[0].cols;
+  format = storage_format(format, cols);
+  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
+  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
+    packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});
+    if (observer_) observer_(sources[i].tensors, packed.weights_.back());
+  }
+  fill(packed.buffer_, [&] { pack_tiles(sources, packed, bytes); });
   packed_bytes_ += packed.bytes();
   if (progress_) progress_(packed_bytes_);
   return packed;

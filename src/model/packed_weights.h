@@ -9,6 +9,7 @@
 #include "sluice/ops.h"
 
 #include "model/checkpoint.h"
+#include "model/packed_cache.h"
 
 namespace sluice {
 
@@ -28,17 +29,22 @@ class PackedMatrices {
 // A matrix as the loader reads it: rows [row_begin, row_begin + num_rows) of [rows, cols] as f32 into out.
 struct RowSource {
   int64_t rows = 0, cols = 0;
+  bool wide = false;  // the checkpoint is quantised, but keeps this matrix as floats
   std::function<void(int64_t row_begin, int64_t num_rows, float* out)> read;
+  std::vector<std::string> tensors;  // that the rows come from
 };
 
 // Called now and then with the bytes packed so far, from the loading thread.
 using LoadProgress = std::function<void(int64_t packed_bytes)>;
 
+// Called for each matrix with the tensors that it was packed from, from the loading thread.
+using PackObserver = std::function<void(const std::vector<std::string>& tensors, const Weight& packed)>;
+
 class WeightLoader {
  public:
-  // `format` is resolved (never auto).
-  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat format, OpContext& context,
-               LoadProgress progress);
+  // With auto the model's format is the checkpoint's own, and what a quantised checkpoint keeps wide stays wide.
+  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted, OpContext& context,
+               LoadProgress progress, PackObserver observer = {}, PackedCache* cache = nullptr);
 
   // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
   RowSource tensor(const std::string& name, int64_t rows, int64_t cols) const;
@@ -52,16 +58,24 @@ class WeightLoader {
   PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
   PackedMatrices pack_exact(const std::vector<RowSource>& sources, DType on_disk);  // router: never quantised
   std::vector<float> vector(const std::string& name, int64_t size) const;           // norms, biases
+  // The buffer from the cache of packed weights, where there is one; otherwise made, and kept there.
+  void fill(Buffer& buffer, const std::function<void()>& make);
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   WeightFormat format() const { return format_; }
 
  private:
+  // Fills the buffer of `packed`, whose matrices lie `bytes` apart.
+  void pack_tiles(const std::vector<RowSource>& sources, PackedMatrices& packed, int64_t bytes);
+
   const Checkpoint& checkpoint_;
   const Backend& backend_;
-  WeightFormat format_;
+  const WeightFormat format_;
+  const bool as_stored_;
   OpContext& context_;
   LoadProgress progress_;
+  PackObserver observer_;
+  PackedCache* cache_;  // or null
   int64_t packed_bytes_ = 0;
 };
 

@@ -58,6 +58,7 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   answer->arrival = task.request.arrival;
   answer->lease = std::move(task.lease);
   answer->num_open_choices = task.request.num_choices;
+  answer->last_token.assign(static_cast<size_t>(task.request.num_choices), kNever);
   for (int32_t choice = 0; choice < task.request.num_choices; ++choice) answer->choices.emplace_back(task, tokenizer_);
   std::shared_ptr<AnswerStream> stream = answer->stream;
   {
@@ -68,6 +69,7 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   // The first event may come before submit() returns, so the table knows the answer already.
   if (Status status = queue_.submit(std::move(task.request)); !status.ok()) {
     forget(id);
+    metrics_.rejected(status);
     return status;
   }
   return stream;
@@ -122,7 +124,8 @@ void Frontend::run() {
   while (wait_for_events(&events)) {
     // A step brings one event per sequence: gather them all first, then wake each reader once.
     std::vector<Open> touched;
-    for (TokenEvent& event : events) deliver(event, touched);
+    const TimePoint now = clock_.now();
+    for (TokenEvent& event : events) deliver(event, now, touched);
     for (const Open& answer : touched) {
       answer->stream->notify();
       watched_.insert(answer->stream);
@@ -145,13 +148,14 @@ bool Frontend::wait_for_events(std::vector<TokenEvent>* events) {
   return !events->empty() || !stopping_;
 }
 
-void Frontend::deliver(TokenEvent& event, std::vector<Open>& touched) {
+void Frontend::deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touched) {
   const Open answer = find(event.request);
   if (!answer) return;  // ended by fail_all(); the loop has not heard of it yet
   SLUICE_CHECK(event.choice >= 0 && event.choice < std::ssize(answer->choices), "choice {} of {}", event.choice,
                answer->choices.size());
   ChoiceText& choice = answer->choices[static_cast<size_t>(event.choice)];
   if (choice.finished()) return;
+  if (event.token && !choice.stopped_by_string()) observe_token(*answer, event.choice, now);
 
   GenerationDelta delta;
   delta.choice = event.choice;
@@ -163,6 +167,18 @@ void Frontend::deliver(TokenEvent& event, std::vector<Open>& touched) {
   if (has_news && (touched.empty() || touched.back() != answer)) touched.push_back(answer);
 }
 
+// `now` is when the events were fetched: a thread that comes late sees the tokens of two steps at once, as the client
+// does.
+void Frontend::observe_token(OpenAnswer& answer, int32_t choice, TimePoint now) {
+  TimePoint& last = answer.last_token[static_cast<size_t>(choice)];
+  if (last != kNever) {
+    metrics_.inter_token(now - last);
+  } else if (std::ranges::all_of(answer.last_token, [](TimePoint time) { return time == kNever; })) {
+    metrics_.first_token(now - answer.arrival);
+  }
+  last = now;
+}
+
 void Frontend::close_choice(OpenAnswer& answer, const ChoiceText& choice, const TokenEvent& event) {
   const int32_t num_tokens =
       choice.stopped_by_string() ? choice.num_tokens() : std::max(event.usage.completion_tokens, choice.num_tokens());
@@ -171,6 +187,7 @@ void Frontend::close_choice(OpenAnswer& answer, const ChoiceText& choice, const 
   usage.prompt_tokens = event.usage.prompt_tokens;
   usage.cached_prompt_tokens = event.usage.cached_prompt_tokens;
   usage.completion_tokens += num_tokens;
+  answer.longest_choice = std::max(answer.longest_choice, num_tokens);
   if (first || event.usage.queue_time < usage.queue_time) usage.queue_time = event.usage.queue_time;
   if (first || event.usage.prefill_time < usage.prefill_time) usage.prefill_time = event.usage.prefill_time;
   usage.decode_time = std::max(usage.decode_time, event.usage.decode_time);
@@ -187,6 +204,7 @@ void Frontend::close(OpenAnswer& answer, RequestId id) {
   end.usage = answer.usage;
   end.total_time = clock_.now() - answer.arrival;
   if (answer.num_gaps > 0) end.time_per_token = answer.decode_time / answer.num_gaps;
+  metrics_.ended(end, answer.longest_choice);
   // In this order: who has seen the end finds the answer no longer open.
   forget(id);
   answer.stream->close(std::move(end));

@@ -23,6 +23,7 @@
 #include "server/answer_stream.h"
 #include "server/choice_text.h"
 #include "server/generation.h"
+#include "server/request_metrics.h"
 #include "tokenizer/tokenizer.h"
 
 namespace sluice {
@@ -49,6 +50,9 @@ class Frontend final : public TokenSink {
 
   int64_t num_open() const;
 
+  // What was seen of requests; the protocols count whom they refuse before submit().
+  RequestMetrics& metrics() { return metrics_; }
+
   // The loop thread's side.
   void emit(TokenEvent event) override;
 
@@ -63,14 +67,17 @@ class Frontend final : public TokenSink {
     int32_t num_open_choices = 0;
     Status status;
     Usage usage;
-    Duration decode_time{};  // of all choices together
-    int64_t num_gaps = 0;    // between tokens of one choice, over all choices
+    std::vector<TimePoint> last_token;  // [choices]; kNever before the first
+    int32_t longest_choice = 0;         // tokens
+    Duration decode_time{};             // of all choices together
+    int64_t num_gaps = 0;               // between tokens of one choice, over all choices
   };
   using Open = std::shared_ptr<OpenAnswer>;
 
   void run();
   bool wait_for_events(std::vector<TokenEvent>* events);
-  void deliver(TokenEvent& event, std::vector<Open>& touched);
+  void deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touched);
+  void observe_token(OpenAnswer& answer, int32_t choice, TimePoint now);
   static void close_choice(OpenAnswer& answer, const ChoiceText& choice, const TokenEvent& event);
   void close(OpenAnswer& answer, RequestId id);
   void check_readers();
@@ -81,6 +88,7 @@ class Frontend final : public TokenSink {
   const Tokenizer* tokenizer_;
   const Clock& clock_;
   const OutboxLimits limits_;
+  RequestMetrics metrics_;
 
   mutable std::mutex table_mutex_;
   std::unordered_map<RequestId, Open> open_;

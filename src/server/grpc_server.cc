@@ -6,7 +6,6 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
-#include <charconv>
 #include <chrono>
 #include <mutex>
 #include <thread>
@@ -16,6 +15,7 @@
 #include "sluice/log.h"
 
 #include "grpc/health/v1/health.pb.h"
+#include "server/address.h"
 #include "server/fmaas_service.h"
 #include "server/inference_service.h"
 #include "server/kserve_service.h"
@@ -85,18 +85,6 @@ GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 namespace {
 
-// gRPC takes a port modulo 65536, and would serve where nobody asks.
-Status check_address(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  const char* begin = address.c_str() + (colon == std::string::npos ? 0 : colon + 1);
-  const char* end = address.c_str() + address.size();
-  uint32_t port = 0;
-  const auto [stop, error] = std::from_chars(begin, end, port);
-  if (colon == std::string::npos || error != std::errc{} || stop != end || port > 65535)
-    return invalid_argument("grpc: expected HOST:PORT with a port in [0, 65535], found \"{}\"", address);
-  return {};
-}
-
 Result<std::shared_ptr<grpc::ServerCredentials>> credentials_of(const TlsFiles& files) {
   if (files.empty()) return grpc::InsecureServerCredentials();
   SLUICE_ASSIGN_OR_RETURN(TlsMaterial material, load_tls(files));
@@ -111,7 +99,7 @@ Result<std::shared_ptr<grpc::ServerCredentials>> credentials_of(const TlsFiles& 
 }  // namespace
 
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
-  SLUICE_RETURN_IF_ERROR(check_address(options.address));
+  SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("grpc", options.address));
   SLUICE_ASSIGN_OR_RETURN(const auto credentials, credentials_of(options.tls));
   set_up_libraries();
   auto impl = std::make_unique<Impl>(services, options);
@@ -131,8 +119,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& o
         "grpc: cannot listen on \"{}\": expected HOST:PORT with an address of this machine and a free port that this "
         "user may take",
         options.address);
-  const size_t colon = options.address.rfind(':');
-  impl->address = fmt::format("{}:{}", options.address.substr(0, colon), impl->port);
+  impl->address = fmt::format("{}:{}", wanted.host, impl->port);
   impl->set_serving(false);
   return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(impl)));
 }

@@ -151,18 +151,6 @@ Result<ChatRole> role_of(int index, v1::Role role) {
   }
 }
 
-Result<ChatFormat> format_of(const v1::ChatRequest& in, const Services& services) {
-  if (in.has_chat_format()) {
-    Result<ChatFormat> format = parse_chat_format(in.chat_format());
-    if (!format.ok()) return format.status().with_context("chat_format");
-    return format;
-  }
-  if (services.chat_format) return *services.chat_format;
-  if (!services.chat_status.ok()) return services.chat_status;
-  return failed_precondition("chat_format: the model \"{}\" has no chat template that we know; name a format",
-                             services.model.name);
-}
-
 }  // namespace
 
 Status check_model(const std::string& model, const ModelInfo& served) {
@@ -205,10 +193,19 @@ Result<CheckedRequest> check_generate(const v1::GenerateRequest& request, const 
   return internal_error("prompt case {}", static_cast<int>(request.prompt_case()));
 }
 
+Result<ChatFormat> chat_format_of(const v1::ChatRequest& in, const Services& services) {
+  if (in.has_chat_format()) {
+    Result<ChatFormat> format = parse_chat_format(in.chat_format());
+    if (!format.ok()) return format.status().with_context("chat_format");
+    return format;
+  }
+  if (services.chat_format) return *services.chat_format;
+  if (!services.chat_status.ok()) return services.chat_status;
+  return failed_precondition("chat_format: the model \"{}\" has no chat template that we know; name a format",
+                             services.model.name);
+}
+
 Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const Services& services, uint64_t fresh_seed) {
-  SLUICE_ASSIGN_OR_RETURN(CheckedRequest out, read_common(request, services, fresh_seed));
-  if (!services.tokenizer) return no_tokenizer("messages", services.model);
-  SLUICE_ASSIGN_OR_RETURN(const ChatFormat format, format_of(request, services));
   std::vector<ChatMessage> messages;
   for (int i = 0; i < request.messages_size(); ++i) {
     const v1::Message& message = request.messages(i);
@@ -216,8 +213,15 @@ Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const Services
     SLUICE_RETURN_IF_ERROR(check_utf8(fmt::format("messages[{}].content", i), message.content()));
     messages.push_back({role, message.content()});
   }
-  SLUICE_ASSIGN_OR_RETURN(const std::vector<PromptPiece> pieces,
-                          render_chat(format, messages, {.thinking = request.thinking()}));
+  return check_chat(request, messages, {.thinking = request.thinking()}, services, fresh_seed);
+}
+
+Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const std::vector<ChatMessage>& messages,
+                                  const ChatOptions& options, const Services& services, uint64_t fresh_seed) {
+  SLUICE_ASSIGN_OR_RETURN(CheckedRequest out, read_common(request, services, fresh_seed));
+  if (!services.tokenizer) return no_tokenizer("messages", services.model);
+  SLUICE_ASSIGN_OR_RETURN(const ChatFormat format, chat_format_of(request, services));
+  SLUICE_ASSIGN_OR_RETURN(const std::vector<PromptPiece> pieces, render_chat(format, messages, options));
   SLUICE_ASSIGN_OR_RETURN(out.task.request.prompt, services.tokenizer->encode(pieces));
   SLUICE_RETURN_IF_ERROR(check_prompt_length("messages", out.task.request.prompt.size(), services.model));
   // V2 writes "Assistant: " before an answer of the history, but ends the prompt with "Assistant:"; without the space

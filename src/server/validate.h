@@ -35,6 +35,12 @@ struct CheckedRequest {
 Result<CheckedRequest> check_generate(const v1::GenerateRequest& request, const Services& services,
                                       uint64_t fresh_seed);
 Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const Services& services, uint64_t fresh_seed);
+// The same with messages and tools that the message type has no fields for; `request.messages` and `thinking` are not
+// read.
+Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const std::vector<ChatMessage>& messages,
+                                  const ChatOptions& options, const Services& services, uint64_t fresh_seed);
+// The format that the request names, else the checkpoint's own.
+Result<ChatFormat> chat_format_of(const v1::ChatRequest& request, const Services& services);
 
 // The prompt cut to its last `max_tokens` tokens (at least 1), as token ids of `out`: of `text` if there is one, else
 // of `ids`.

@@ -153,7 +153,7 @@ GetServerInfoResponse VllmService::describe_server() const {
   out.set_data_parallel_size(1);
   out.set_block_size(kPageTokens);
   out.set_model_dtype(services_.model.weights);
-  if (services_.report) out.set_max_num_seqs(services_.report().max_running_sequences);
+  if (services_.report) out.set_max_num_seqs(services_.report().batch_sequences_limit);
   return out;
 }
 
@@ -178,9 +178,9 @@ GetLoadsResponse VllmService::loads() {
   if (report.prompt_tokens > 0)
     load.set_cache_hit_rate(static_cast<double>(report.cached_prompt_tokens) /
                             static_cast<double>(report.prompt_tokens));
-  load.set_max_running_requests(report.max_running_sequences);
-  if (report.max_running_sequences > 0)
-    load.set_utilization(static_cast<double>(report.running_sequences) / report.max_running_sequences);
+  load.set_max_running_requests(report.batch_sequences_limit);
+  if (report.batch_sequences_limit > 0)
+    load.set_utilization(static_cast<double>(report.running_sequences) / report.batch_sequences_limit);
   return out;
 }
 

@@ -162,6 +162,50 @@ TEST(ChatFormat, RecognisesV3) {
   expect_all_copies_detected(read_json(path)["chat_template"], ChatFormat::kDeepSeekV3);
 }
 
+// The layout of the model card, with the turns of vLLM's template for it.
+TEST(Chat, ToolsAreOfferedCalledAndAnswered) {
+  const ChatOptions options = {.tools = {{"weather", "Looks outside.", R"({"type": "object"})"}, {"now", "", "{}"}}};
+  Messages messages = {{kSystem, "Be brief."}, {kUser, "Rain?"}};
+  const std::string offer =
+      "<｜begin▁of▁sentence｜>Be brief.\n\n## Tools\nYou have access to the following tools:\n"
+      "\n### weather\nDescription: Looks outside.\n\nParameters: {\"type\": \"object\"}\n"
+      "\n### now\n\nParameters: {}\n"
+      "\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
+      "tool_call_name<｜tool▁sep｜>tool_call_arguments<｜tool▁call▁end｜>{{additional_tool_calls}}<｜tool▁calls▁end｜>"
+      "\n\nWhere:\n\n- `tool_call_name` must be an exact match to one of the available tools\n"
+      "- `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema\n"
+      "- For multiple tool calls, chain them directly without separators or "
+      "spaces\n<｜User｜>Rain?<｜Assistant｜></think>";
+  Result<std::vector<PromptPiece>> pieces = render_chat(ChatFormat::kDeepSeekV31, messages, options);
+  ASSERT_TRUE(pieces.ok()) << pieces.status().to_string();
+  EXPECT_EQ(text_of(*pieces), offer);
+  expect_well_formed(*pieces);
+
+  messages.push_back({kAssistant, "", {{"weather", "{\"city\": 1}"}, {"now", "{}"}}});
+  messages.push_back({ChatRole::kTool, "wet"});
+  messages.push_back({ChatRole::kTool, "noon"});
+  pieces = render_chat(ChatFormat::kDeepSeekV31, messages, options);
+  ASSERT_TRUE(pieces.ok()) << pieces.status().to_string();
+  EXPECT_EQ(text_of(*pieces),
+            offer +
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": 1}<｜tool▁call▁end｜>"
+                "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
+                "<｜tool▁output▁begin｜>wet<｜tool▁output▁end｜><｜tool▁output▁begin｜>noon<｜tool▁output▁end｜>");
+}
+
+TEST(Chat, FormatsWithoutToolsSaySo) {
+  const Messages question = {{kUser, "Rain?"}};
+  for (const ChatFormat format : {ChatFormat::kDeepSeekV2, ChatFormat::kDeepSeekV3, ChatFormat::kDeepSeekR1}) {
+    const auto offered = render_chat(format, question, {.tools = {{"f", "", "{}"}}});
+    ASSERT_FALSE(offered.ok());
+    EXPECT_EQ(offered.status().code(), StatusCode::kFailedPrecondition);
+    EXPECT_THAT(offered.status().message(), testing::StartsWith("tools: the chat format deepseek-"));
+    const auto answered = render_chat(format, {{kUser, "Rain?"}, {ChatRole::kTool, "wet"}}, {});
+    ASSERT_FALSE(answered.ok());
+    EXPECT_THAT(answered.status().message(), testing::StartsWith("messages[1]: the chat format deepseek-"));
+  }
+}
+
 // Fragments with just the features; the whole templates are not in this repository.
 TEST(ChatFormat, RecognisesByFeatures) {
   const std::string turns = "{{ bos_token }}{{ ns.system_prompt }}{{ '<｜User｜>' + m }}{{ '<｜Assistant｜>' + m }}";

@@ -32,6 +32,7 @@ def build_stubs(folder, *files):
 def running_server(binary, *flags):
     """Yields (process, "HOST:PORT") of a server on the bundled model and a free port; `flags` are `sluice serve`'s."""
     listen = [] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]
+    listen += [] if "--http" in flags else ["--http", "off"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([binary, "serve", *listen, *flags], stdout=subprocess.PIPE, stderr=log, text=True)
         try:

@@ -73,6 +73,7 @@ class Fixture:
 
     def serve_fails(self, *flags):
         listen = [] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]
+        listen += [] if "--http" in flags else ["--http", "off"]
         ended = subprocess.run([self.binary, "serve", *listen, *map(str, flags)], capture_output=True, text=True,
                                timeout=SECONDS)
         assert ended.returncode != 0 and not ended.stdout, (flags, ended)
@@ -151,6 +152,9 @@ def nothing_is_exposed_by_mistake(f):
     assert 'grpc: "0.0.0.0:0" is reachable from other machines, but there is neither TLS' in neither, neither
     assert "clients need neither a token nor a certificate" in f.serve_fails(*outside, *f.tls_flags())
     assert "there is no TLS" in f.serve_fails(*outside, *tokens)
+    assert 'http: "0.0.0.0:0" is reachable from other machines' in f.serve_fails("--http", "0.0.0.0:0")
+    for guard in (tokens, [*f.tls_flags(), "--tls-client-ca", f.authority.ca]):
+        assert "http: the HTTP server asks for neither" in f.serve_fails("--http", "127.0.0.1:0", *guard)
     for flags in ([*f.tls_flags(), *map(str, tokens)], [*f.tls_flags(), "--tls-client-ca", str(f.authority.ca)], ["--insecure"]):
         with running_server(f.binary, *outside, *flags) as (_, address):
             assert address.startswith("0.0.0.0:")

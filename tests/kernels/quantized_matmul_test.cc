@@ -14,8 +14,10 @@
 namespace sluice {
 namespace {
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kInt8, WeightFormat::kInt4G32, WeightFormat::kInt4G64,
-                                     WeightFormat::kInt4G128};
+// A backend that does not support a format yet is left out.
+constexpr WeightFormat kFormats[] = {WeightFormat::kInt8,     WeightFormat::kInt4G32,  WeightFormat::kInt4G64,
+                                     WeightFormat::kInt4G128, WeightFormat::kInt4G32Z, WeightFormat::kInt4G64Z,
+                                     WeightFormat::kInt4G128Z};
 
 std::vector<float> normal(size_t count, float sigma, uint32_t seed) {
   std::mt19937 random(seed);
@@ -78,7 +80,7 @@ TEST_F(Quantized, MatmulHasTheOraclesBitsOnEveryBackendAndRowCount) {
       for (const bool add : {false, true}) {
         const std::vector<float> expected = multiply(ref, oracle.weight, x, 13, add);
         for (const Backend* backend : runnable_backends()) {
-          if (backend == &ref) continue;
+          if (backend == &ref || !backend->supports(format)) continue;
           const Packed packed = pack(*backend, format, outputs, cols, values);
           for (const int64_t rows : {1, 2, 3, 5, 6, 7, 13}) {
             const std::vector<float> y = multiply(*backend, packed.weight, x, rows, add);
@@ -94,6 +96,38 @@ TEST_F(Quantized, MatmulHasTheOraclesBitsOnEveryBackendAndRowCount) {
   }
 }
 
+TEST_F(Quantized, TheOracleIsTheFormula) {
+  constexpr int64_t kOutputs = 9, kCols = 256;
+  const Backend& ref = *runnable_backends()[0];
+  for (WeightFormat format : kFormats) {
+    // Beside zero, so that zero points matter.
+    std::vector<float> values = normal(kOutputs * kCols, 0.02f, 50);
+    for (float& value : values) value += 0.015f;
+    const std::vector<float> x = normal(kCols, 1, 51);
+    const int32_t group = group_size(format, kCols);
+    const Packed packed = pack(ref, format, kOutputs, kCols, values);
+    const std::vector<float> y = multiply(ref, packed.weight, x, 1, false);
+    std::vector<int8_t> codes(static_cast<size_t>(group)), x_codes(static_cast<size_t>(group));
+    int64_t shifted = 0;
+    for (int64_t n = 0; n < kOutputs; ++n) {
+      float expected = 0;
+      for (int64_t k = 0; k < kCols; k += group) {
+        const GroupGrid grid = quantize_group(format, values.data() + n * kCols + k, group, codes.data());
+        const float x_scale = quantize_activations(x.data() + k, group, x_codes.data());
+        shifted += grid.zero != 0;
+        int32_t dot = 0, sum = 0;
+        for (size_t i = 0; i < codes.size(); ++i) {
+          dot += codes[i] * x_codes[i];
+          sum += x_codes[i];
+        }
+        expected = std::fma(static_cast<float>(dot - grid.zero * sum), grid.scale * x_scale, expected);
+      }
+      EXPECT_EQ(std::bit_cast<uint32_t>(y[static_cast<size_t>(n)]), std::bit_cast<uint32_t>(expected)) << name(format);
+    }
+    EXPECT_EQ(shifted > 0, has_zero_points(format)) << "the case is to need zero points";
+  }
+}
+
 TEST_F(Quantized, GroupedMatmulEqualsOneMatmulPerExpert) {
   constexpr int64_t kOutputs = 40, kCols = 128;
   const std::vector<int32_t> offsets{0, 3, 3, 10, 11};
@@ -101,6 +135,7 @@ TEST_F(Quantized, GroupedMatmulEqualsOneMatmulPerExpert) {
   const std::vector<float> x = normal(7 * kCols, 1, 5);
   for (const Backend* backend : runnable_backends()) {
     for (WeightFormat format : kFormats) {
+      if (!backend->supports(format)) continue;
       std::vector<Packed> experts;
       std::vector<Weight> weights;
       for (uint32_t e = 0; e < 4; ++e) {

@@ -184,8 +184,8 @@ constexpr StatusCode kUnsupported = StatusCode::kFailedPrecondition;
 void apply(const BadField& bad, json& object) {
   std::string key = bad.key;
   json* place = &object;
-  if (const size_t dot = key.find('.'); dot != std::string::npos) {
-    place = &object[key.substr(0, dot)];
+  for (size_t dot = key.find('.'); dot != std::string::npos; dot = key.find('.')) {
+    place = &(*place)[key.substr(0, dot)];
     key = key.substr(dot + 1);
   }
   if (bad.value.is_discarded()) {
@@ -299,14 +299,11 @@ TEST(ModelConfig, RefusesBadExperts) {
 }
 
 TEST(ModelConfig, RefusesOtherQuantizations) {
-  const std::string method = R"(quantization_config: quant_method: expected "fp8" with weight_block_size (or an )"
-                             R"(unquantised checkpoint), found )";
-  const std::string gptq = method + "\"gptq\"", awq = method + "\"awq\"", other = method + "\"compressed-tensors\"";
+  const std::string other = R"(quantization_config: quant_method: expected "fp8" with weight_block_size, )"
+                            R"("compressed-tensors", "gptq" or "awq" (or an unquantised checkpoint), found "hqq")";
   expect_refused(
       v3_json(),
-      {{"quantization_config.quant_method", "gptq", kUnsupported, gptq.c_str()},
-       {"quantization_config.quant_method", "awq", kUnsupported, awq.c_str()},
-       {"quantization_config.quant_method", "compressed-tensors", kUnsupported, other.c_str()},
+      {{"quantization_config.quant_method", "hqq", kUnsupported, other.c_str()},
        {"quantization_config.fmt", "e5m2", kUnsupported, R"(quantization_config: fmt: expected "e4m3", found "e5m2")"},
        {"quantization_config.weight_block_size", kErase, kUnsupported,
         "quantization_config: weight_block_size: expected [rows, columns] of a scale's block, found no such key"},
@@ -319,6 +316,78 @@ TEST(ModelConfig, RefusesOtherQuantizations) {
         kInvalid,
         "quantization_config: weight_block_size: expected an integer in [1, 65536) or a list of such, found [0,128]"},
        {"quantization_config", 8, kInvalid, "quantization_config: expected an object or null, found 8"}});
+}
+
+json with_quantization(const json& object) {
+  json config = v2_lite_json();
+  config["quantization_config"] = object;
+  return config;
+}
+
+json pack_quantized_json(int32_t bits, int32_t group, bool symmetric) {
+  const json weights = {{"num_bits", bits},   {"type", "int"},          {"symmetric", symmetric},
+                                  {"strategy", "group"}, {"group_size", group}, {"actorder", nullptr}};
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "pack-quantized"},
+          {"config_groups",
+           {{"group_0",
+             {{"targets", {"Linear"}}, {"weights", weights}, {"input_activations", nullptr}}}}},
+          {"ignore", {"lm_head"}}};
+}
+
+TEST(ModelConfig, ReadsReadyMadeQuantizations) {
+  const auto scheme = [](const json& object) {
+    const Result<ModelConfig> config = ModelConfig::parse(with_quantization(object).dump(), "config.json");
+    EXPECT_TRUE(config.ok()) << config.status().to_string();
+    return *config->packed;
+  };
+  EXPECT_EQ(scheme(pack_quantized_json(4, 64, true)),
+            (PackedScheme{.layout = PackedLayout::kPackQuantized, .bits = 4, .group = 64, .symmetric = true}));
+  json two = pack_quantized_json(4, 128, false);
+  two["config_groups"]["group_1"] = pack_quantized_json(4, 32, false)["config_groups"]["group_0"];
+  EXPECT_EQ(scheme(two).group, 128) << "the usual group is the largest one";
+  EXPECT_FALSE(scheme(two).symmetric);
+  const json gptq = {{"quant_method", "gptq"}, {"bits", 8}, {"group_size", -1}, {"desc_act", false}};
+  EXPECT_EQ(scheme(gptq), (PackedScheme{.layout = PackedLayout::kGptq, .bits = 8, .zeros_less_one = true}));
+  const json awq = {{"quant_method", "awq"}, {"w_bit", 4}, {"q_group_size", 128}, {"version", "GEMM"}};
+  EXPECT_EQ(scheme(awq), (PackedScheme{.layout = PackedLayout::kAwq, .group = 128, .symmetric = false}));
+}
+
+TEST(ModelConfig, RefusesQuantizationsThatItCannotTakeExactly) {
+  const std::string group = "quantization_config: config_groups: \"group_0\": ";
+  const auto of_group = [&](const char* what) { return group + what; };
+  const std::string bits = of_group("weights: num_bits: expected 4 or 8 bits, found 3");
+  const std::string small = of_group("weights: group_size: expected 32, 64 or a multiple of 128, found 16");
+  const std::string order = of_group("weights: actorder: expected null, \"weight\" or \"static\", found \"group\"");
+  const std::string strategy = of_group("weights: strategy: expected \"group\" or \"channel\", found \"tensor\"");
+  const std::string type = of_group("weights: type: expected \"int\", found \"float\"");
+  const std::string inputs =
+      of_group("input_activations: expected null (weights alone are quantised), found an object");
+  const std::string at = "quantization_config.config_groups.group_0.";
+  const auto key = [&](const char* name) { return at + name; };
+  const std::string num_bits = key("weights.num_bits"), group_size = key("weights.group_size"),
+                    actorder = key("weights.actorder"), strategy_key = key("weights.strategy"),
+                    type_key = key("weights.type"), activations = key("input_activations");
+  expect_refused(with_quantization(pack_quantized_json(4, 32, true)),
+                 {{num_bits.c_str(), 3, kUnsupported, bits.c_str()},
+                  {group_size.c_str(), 16, kUnsupported, small.c_str()},
+                  {actorder.c_str(), "group", kUnsupported, order.c_str()},
+                  {strategy_key.c_str(), "tensor", kUnsupported, strategy.c_str()},
+                  {type_key.c_str(), "float", kUnsupported, type.c_str()},
+                  {activations.c_str(), json::object({{"num_bits", 8}}), kUnsupported, inputs.c_str()},
+                  {"quantization_config.format", "int-quantized", kUnsupported,
+                   R"(quantization_config: format: expected "pack-quantized", found "int-quantized")"}});
+  const json gptq = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}, {"desc_act", false}};
+  expect_refused(with_quantization(gptq),
+                 {{"quantization_config.desc_act", true, kUnsupported,
+                   "quantization_config: desc_act: expected false (act-order is not supported), found true"},
+                  {"quantization_config.checkpoint_format", "marlin", kUnsupported,
+                   R"(quantization_config: checkpoint_format: expected "gptq" or "gptq_v2", found "marlin")"}});
+  const json awq = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", 128}, {"zero_point", true}};
+  expect_refused(with_quantization(awq), {{"quantization_config.version", "gemv", kUnsupported,
+                                           R"(quantization_config: version: expected "gemm", found "gemv")"},
+                                          {"quantization_config.zero_point", false, kUnsupported,
+                                           "quantization_config: zero_point: expected true, found false"}});
 }
 
 TEST(ModelConfig, RefusesBadTokens) {

@@ -130,7 +130,7 @@ TEST(Inspect, PrintsJsonAndText) {
   EXPECT_EQ(parsed["active_parameters"], report.active_parameters);
   EXPECT_EQ(parsed["cache_bytes_per_token"], 31104);
   EXPECT_EQ(parsed["flop_per_token"], report.flop_per_token);
-  EXPECT_EQ(parsed["weights_bytes"].size(), 6u);
+  EXPECT_EQ(parsed["weights_bytes"].size(), 9u);
   EXPECT_EQ(parsed["weights_bytes"]["int4-g32"], bytes_of(report, WeightFormat::kInt4G32));
   EXPECT_EQ(parsed["file_bytes"], 1234);
   EXPECT_EQ(parsed["tensors_by_dtype"]["BF16"], 3);

@@ -13,6 +13,10 @@ Action add_bench(CLI::App& app) {
   constexpr Bench kBenches[] = {
       {"engine", "prefill and decode of the engine alone, beside the machine's bounds", add_bench_engine},
       {"batching", "continuous against static batching, same engine", add_bench_batching},
+      {"cache", "questions about a few documents: what the activation cache saves, and costs", add_bench_cache},
+#ifdef SLUICE_SERVER
+      {"serve", "load a server over gRPC: latencies, throughput, goodput", add_bench_serve},
+#endif
   };
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, Action>> actions;

@@ -13,6 +13,9 @@ struct MachineBounds {
   double int8_gop_per_second = 0;  // dot products: VNNI, or the three AVX2 instructions that stand for it; 2 a product
 };
 
+// Each rate's higher one: the clock of a shared machine doubles and halves from one second to the next.
+MachineBounds best_of(const MachineBounds& a, const MachineBounds& b);
+
 class BoundMeter {
  public:
   explicit BoundMeter(ThreadTeam& team);

@@ -1,0 +1,20 @@
+// HOST:PORT as options name it. Pure functions, any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "sluice/status.h"
+
+namespace sluice {
+
+struct HostPort {
+  std::string host;  // as written, brackets of IPv6 included
+  uint16_t port = 0;
+};
+
+// INVALID_ARGUMENT begins with the option's name. (Libraries take a port modulo 65536, and would serve where nobody
+// asks.)
+Result<HostPort> parse_host_port(const char* option, const std::string& address);
+
+}  // namespace sluice

@@ -1,0 +1,51 @@
+"""The real binary as its tests see it: a server on a free port, and `sluice` commands that print JSON. Standard library only."""
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import traceback
+
+SECONDS = 120  # any single command
+
+
+@contextlib.contextmanager
+def running_server(binary, *flags):
+    """Yields (process, "HOST:PORT", log file) of a server on the bundled model and a free port."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "off", *flags], stdout=subprocess.PIPE,
+                                   stderr=log, text=True)
+        try:
+            words = process.stdout.readline().split()
+            if not words or words[0] != "ready":
+                process.wait(10)
+                log.seek(0)
+                raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
+            yield process, dict(word.split("=", 1) for word in words[1:])["grpc"], log
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(SECONDS)
+            process.stdout.close()
+
+
+def json_lines(binary, *words):
+    """Runs a command and returns the objects that it printed."""
+    done = subprocess.run([binary, *words], capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stderr}"
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def run_tests(tests):
+    """Prints one line per test and `N passed, N failed` last; returns the exit code."""
+    failed = 0
+    for test in tests:
+        try:
+            test()
+            print(f"ok      {test.__name__}")
+        except Exception:
+            failed += 1
+            print(f"FAILED  {test.__name__}")
+            traceback.print_exc(file=sys.stdout)
+    print(f"{len(tests) - failed} passed, {failed} failed")
+    return 1 if failed else 0
