@@ -92,6 +92,11 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   return {};
 }
 
+DType cache_dtype(const Options& options, WeightFormat weights) {
+  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
+}
+
 // Stands for the model, the format, and what this build and this machine make of them.
 Result<uint64_t> packed_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
   SLUICE_ASSIGN_OR_RETURN(const uint64_t model,
@@ -132,15 +137,6 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
            pages_of_context);
   return static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
 }
-
-namespace {
-
-DType cache_dtype(const Options& options, WeightFormat weights) {
-  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   const TimePoint begin = std::chrono::steady_clock::now();
