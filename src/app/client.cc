@@ -18,6 +18,8 @@ struct ClientCommand {
   std::string prompt, prompt_file, chat, system, request_id;
   std::vector<TokenId> prompt_ids;
   RequestFlags request;
+  std::string token_file;
+  ClientSecurity security;
   int32_t choices = 1;
   double timeout = 0;
   bool json = false, info = false, thinking = false;
@@ -84,7 +86,11 @@ Status ClientCommand::print_info(Client& client) const {
 }
 
 Status ClientCommand::run() {
-  SLUICE_ASSIGN_OR_RETURN(Client client, Client::connect(target));
+  if (!token_file.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(security.token, read_file(token_file));
+    security.token.erase(security.token.find_last_not_of(" \r\n") + 1);
+  }
+  SLUICE_ASSIGN_OR_RETURN(Client client, Client::connect(target, std::chrono::seconds(5), security));
   if (info) return print_info(client);
   bool first = true;
   v1::Answer last;
@@ -143,6 +149,11 @@ Action add_client(CLI::App& app) {
   app.add_option("--n", command->choices, "so many answers from one prompt")->check(CLI::Range(1, 16));
   app.add_option("--request-id", command->request_id, "name of the request, for logs and Abort");
   app.add_option("--timeout", command->timeout, "seconds after which the answer is no longer wanted");
+  app.add_option("--token-file", command->token_file, "file with the bearer token to send, - for standard input");
+  app.add_flag("--tls", command->security.tls, "speak TLS");
+  app.add_option("--ca", command->security.ca, "PEM file with the server's authority; implies --tls");
+  app.add_option("--cert", command->security.cert, "PEM file with the client's certificate");
+  app.add_option("--key", command->security.key, "PEM file with its private key");
   app.add_flag("--json", command->json, "print the messages as JSON, one a line");
   app.add_flag("--info", command->info, "print what the server and its model are, and its load");
   command->request.add_to(app);

@@ -69,6 +69,7 @@ Action add_serve(CLI::App& app);
 Action add_generate(CLI::App& app);
 Action add_chat(CLI::App& app);
 Action add_client(CLI::App& app);
+Action add_token(CLI::App& app);
 Action add_perplexity(CLI::App& app);
 Action add_tokenize(CLI::App& app);
 Action add_inspect(CLI::App& app);

@@ -22,6 +22,7 @@ constexpr Subcommand kSubcommands[] = {
 #ifdef SLUICE_SERVER
     {"serve", "serve a model over gRPC and HTTP", add_serve},
     {"client", "send one prompt to a server and print the answer as it comes", add_client},
+    {"token", "make a bearer token for a client of a server", add_token},
 #endif
     {"generate", "continue a prompt, without a server", add_generate},
     {"chat", "talk to a model", add_chat},

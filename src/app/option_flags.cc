@@ -18,10 +18,12 @@ void OptionFlags::add_to(CLI::App& app, const std::vector<std::string>& keys) {
   const Options defaults;
   for (const OptionSpec& spec : option_table()) {
     if (!keys.empty() && std::find(keys.begin(), keys.end(), spec.key) == keys.end()) continue;
-    app.add_option_function<std::string>(
-           spec.flag(), [this, key = std::string(spec.key)](const std::string& value) { given_[key] = value; },
-           fmt::format("{} [{}]", spec.help, spec.get(defaults)))
-        ->type_name("");
+    CLI::Option* option = app.add_option_function<std::string>(
+        spec.flag(), [this, key = std::string(spec.key)](const std::string& value) { given_[key] = value; },
+        fmt::format("{} [{}]", spec.help, spec.get(defaults)));
+    option->type_name("");
+    // A bare --insecure is --insecure true.
+    if (std::string_view(spec.key) == "insecure") option->expected(0, 1)->default_str("true");
   }
 }
 

@@ -24,21 +24,55 @@ struct ServeCommand {
   Status run();
 };
 
-// SIGTERM and SIGINT are taken by wait_for_signal() alone; blocked before any thread starts, so that all inherit it.
-sigset_t block_signals() {
+// SIGTERM, SIGINT and, where there is something to read again, SIGHUP are taken by wait_for_signal() alone; blocked
+// before any thread starts, so that all inherit it.
+sigset_t block_signals(bool with_hangup) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  if (with_hangup) sigaddset(&set, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   return set;
 }
 
-int wait_for_signal(const sigset_t& set) {
-  int signal = 0;
-  while (sigwait(&set, &signal) != 0) {
+// The one that ends the server; meanwhile SIGHUP reads the tokens again.
+int wait_for_signal(const sigset_t& set, Authenticator* authenticator) {
+  while (true) {
+    int signal = 0;
+    if (sigwait(&set, &signal) != 0) continue;
+    if (signal != SIGHUP) return signal;
+    if (const Status status = authenticator->reload(); status.ok()) {
+      log_info("SIGHUP: {} tokens", authenticator->num_tokens());
+    } else {
+      log_error("SIGHUP: the tokens of before stay: {}", status.to_string());
+    }
   }
-  return signal;
+}
+
+Result<std::unique_ptr<Authenticator>> load_tokens(const Options& options) {
+  if (options.auth_tokens.empty()) return std::unique_ptr<Authenticator>();
+  return Authenticator::load(options.auth_tokens);
+}
+
+// Before the model is loaded: mistakes are told at once.
+Status check_security(const Options& options, const TlsFiles& tls) {
+  if (!tls.empty()) SLUICE_RETURN_IF_ERROR(load_tls(tls).status());
+  const bool authenticated = !options.auth_tokens.empty() || !options.tls_client_ca.empty();
+  SLUICE_RETURN_IF_ERROR(check_exposure("grpc", options.grpc, tls.enabled(), authenticated, options.insecure));
+  if (options.http != "off" && !options.insecure) {
+    SLUICE_RETURN_IF_ERROR(check_exposure("http", options.http, false, false, false));
+    // A way in beside the one that is guarded is no guard.
+    if (authenticated)
+      return invalid_argument(
+          "http: the HTTP server asks for neither tokens nor certificates; say --http off, or --insecure");
+  }
+  if (options.insecure && !is_loopback(options.grpc) && !(tls.enabled() && authenticated))
+    log_warn("insecure: {} is reachable from other machines without {}", options.grpc,
+             tls.enabled() ? "authentication" : "TLS");
+  if (!options.auth_tokens.empty() && !tls.enabled() && !is_loopback(options.grpc))
+    log_warn("insecure: tokens travel in the clear");
+  return {};
 }
 
 // A file descriptor per connection: what the administrator allows, not what shells start with.
@@ -71,7 +105,10 @@ void warm_up(LoadedModel& loaded, const Options& options) {
 Status ServeCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   set_up_logging(resolved.log_level.c_str());
-  const sigset_t signals = block_signals();
+  const TlsFiles tls{resolved.tls_cert, resolved.tls_key, resolved.tls_client_ca};
+  SLUICE_RETURN_IF_ERROR(check_security(resolved, tls));
+  SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
+  const sigset_t signals = block_signals(authenticator != nullptr);
   raise_file_limit();
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
   if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
@@ -86,6 +123,7 @@ Status ServeCommand::run() {
   const Services services{.frontend = frontend,
                           .queue = queue,
                           .model = loaded->info,
+                          .model_directory = loaded->directory,
                           .tokenizer = tokenizer,
                           .chat_format = loaded->chat_format,
                           .chat_status = loaded->chat_status,
@@ -94,8 +132,11 @@ Status ServeCommand::run() {
                           .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); },
                           .expert_load = [&] { return report_of(loop.expert_load()); }};
   const int64_t max_bytes = int64_t{resolved.max_message_mib} << 20;
-  SLUICE_ASSIGN_OR_RETURN(const auto grpc,
-                          GrpcServer::start({.address = resolved.grpc, .max_message_bytes = max_bytes}, services));
+  SLUICE_ASSIGN_OR_RETURN(
+      const auto grpc,
+      GrpcServer::start(
+          {.address = resolved.grpc, .max_message_bytes = max_bytes, .tls = tls, .authenticator = authenticator.get()},
+          services));
   std::unique_ptr<HttpServer> http;
   if (resolved.http != "off") {
     SLUICE_ASSIGN_OR_RETURN(http, HttpServer::start({.address = resolved.http, .max_body_bytes = max_bytes}, services));
@@ -105,7 +146,7 @@ Status ServeCommand::run() {
   std::printf("ready grpc=%s%s\n", grpc->address().c_str(), http ? (" http=" + http->address()).c_str() : "");
   std::fflush(stdout);
 
-  const int signal = wait_for_signal(signals);
+  const int signal = wait_for_signal(signals, authenticator.get());
   log_info("{}: draining, {} answers have {} s to end", signal == SIGTERM ? "SIGTERM" : "SIGINT", frontend.num_open(),
            resolved.drain_seconds);
   const auto grace = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(resolved.drain_seconds));

@@ -42,6 +42,9 @@ struct Options {
   // front door
   std::string grpc = "127.0.0.1:50051";  // HOST:PORT, port 0 picks a free one
   std::string http = "127.0.0.1:8080";   // the same, or "off"
+  std::string tls_cert, tls_key, tls_client_ca;  // PEM files; empty: none
+  std::string auth_tokens;                       // file of token hashes; empty: nobody is asked
+  bool insecure = false;                         // lets a front door be reachable from elsewhere without TLS and tokens
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
   int32_t max_message_mib = 16;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "server/wire.h"
+
 namespace sluice {
 
 namespace {
@@ -63,6 +65,20 @@ void fill_prompt(const AnswerHead& head, v1::Prompt* to) {
   if (head.echo) to->set_text(head.prompt_text);
 }
 
+class NativeRenderer final : public AnswerRenderer {
+ public:
+  NativeRenderer(AnswerHead head, const Tokenizer* tokenizer) : head_(std::move(head)), tokenizer_(tokenizer) {}
+
+  std::vector<grpc::ByteBuffer> render(AnswerStream::Batch batch) override {
+    return {serialize_message(to_proto(std::move(batch), head_, std::exchange(first_, false), tokenizer_))};
+  }
+
+ private:
+  const AnswerHead head_;
+  const Tokenizer* const tokenizer_;
+  bool first_ = true;
+};
+
 }  // namespace
 
 AnswerHead head_of(const CheckedRequest& checked, const std::string& request_id, const ModelInfo& model) {
@@ -93,6 +109,10 @@ v1::Answer to_proto(AnswerStream::Batch batch, const AnswerHead& head, bool firs
     answer.set_seed(static_cast<int64_t>(head.seed));
   }
   return answer;
+}
+
+std::unique_ptr<AnswerRenderer> native_renderer(const CheckedRequest& checked, const Services& services) {
+  return std::make_unique<NativeRenderer>(head_of(checked, checked.task.client_id, services.model), services.tokenizer);
 }
 
 v1::Model model_to_proto(const Services& services) {

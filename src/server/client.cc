@@ -2,6 +2,8 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "sluice/v1/inference.grpc.pb.h"
@@ -20,6 +22,22 @@ constexpr auto kShortCall = std::chrono::seconds(30);
 
 std::chrono::system_clock::time_point time_of_day_in(Duration duration) {
   return std::chrono::system_clock::now() + std::chrono::duration_cast<std::chrono::system_clock::duration>(duration);
+}
+
+Result<std::string> read_file(const std::string& name) {
+  if (name.empty()) return std::string();
+  std::ifstream in(name, std::ios::binary);
+  if (!in) return not_found("{}: cannot be read", name);
+  return std::string{std::istreambuf_iterator<char>(in), {}};
+}
+
+Result<std::shared_ptr<grpc::ChannelCredentials>> credentials_of(const ClientSecurity& security) {
+  if (!security.tls && security.ca.empty()) return grpc::InsecureChannelCredentials();
+  grpc::SslCredentialsOptions options;
+  SLUICE_ASSIGN_OR_RETURN(options.pem_root_certs, read_file(security.ca));
+  SLUICE_ASSIGN_OR_RETURN(options.pem_cert_chain, read_file(security.cert));
+  SLUICE_ASSIGN_OR_RETURN(options.pem_private_key, read_file(security.key));
+  return grpc::SslCredentials(options);
 }
 
 void apply(const CallOptions& options, grpc::ClientContext* context) {
@@ -43,16 +61,22 @@ Status read_all(grpc::ClientContext* context, grpc::ClientReader<v1::Answer>* re
 }  // namespace
 
 struct Client::Impl {
-  explicit Impl(std::shared_ptr<grpc::Channel> to)
+  Impl(std::shared_ptr<grpc::Channel> to, const std::string& token)
       : channel(std::move(to)),
+        authorization(token.empty() ? "" : "Bearer " + token),
         inference(v1::Inference::NewStub(channel)),
         health(grpc::health::v1::Health::NewStub(channel)) {}
+
+  void authorize(grpc::ClientContext* context) const {
+    if (!authorization.empty()) context->AddMetadata("authorization", authorization);
+  }
 
   // One of the stub's unary methods, answered at once.
   template <typename Response, typename Request, typename Method>
   Result<Response> call(const Request& request, Method method) {
     grpc::ClientContext context;
     context.set_deadline(time_of_day_in(kShortCall));
+    authorize(&context);
     Response response;
     const Status status = from_grpc((inference.get()->*method)(&context, request, &response));
     if (!status.ok()) return status;
@@ -60,6 +84,7 @@ struct Client::Impl {
   }
 
   std::shared_ptr<grpc::Channel> channel;
+  std::string authorization;
   std::unique_ptr<v1::Inference::Stub> inference;
   std::unique_ptr<grpc::health::v1::Health::Stub> health;
 };
@@ -69,21 +94,23 @@ Client::Client(Client&&) noexcept = default;
 Client& Client::operator=(Client&&) noexcept = default;
 Client::~Client() = default;
 
-Result<Client> Client::connect(const std::string& target, Duration timeout) {
+Result<Client> Client::connect(const std::string& target, Duration timeout, const ClientSecurity& security) {
+  SLUICE_ASSIGN_OR_RETURN(const auto credentials, credentials_of(security));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kUnlimited);
   // A channel of its own: clients of one process share no connection, so that a load generator can open many.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  auto channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = grpc::CreateCustomChannel(target, credentials, arguments);
   if (!channel->WaitForConnected(time_of_day_in(timeout)))
     return unavailable("no Sluice server answers at \"{}\" (waited {:.1f} s)", target, seconds(timeout));
-  return Client(std::make_unique<Impl>(std::move(channel)));
+  return Client(std::make_unique<Impl>(std::move(channel), security.token));
 }
 
 Status Client::generate_stream(const v1::GenerateRequest& request, const OnMessage& on_message,
                                const CallOptions& options) {
   grpc::ClientContext context;
   apply(options, &context);
+  impl_->authorize(&context);
   const auto reader = impl_->inference->GenerateStream(&context, request);
   return read_all(&context, reader.get(), on_message);
 }
@@ -91,6 +118,7 @@ Status Client::generate_stream(const v1::GenerateRequest& request, const OnMessa
 Status Client::chat_stream(const v1::ChatRequest& request, const OnMessage& on_message, const CallOptions& options) {
   grpc::ClientContext context;
   apply(options, &context);
+  impl_->authorize(&context);
   const auto reader = impl_->inference->ChatStream(&context, request);
   return read_all(&context, reader.get(), on_message);
 }
@@ -98,6 +126,7 @@ Status Client::chat_stream(const v1::ChatRequest& request, const OnMessage& on_m
 Result<v1::Answer> Client::generate(const v1::GenerateRequest& request, const CallOptions& options) {
   grpc::ClientContext context;
   apply(options, &context);
+  impl_->authorize(&context);
   v1::Answer answer;
   const Status status = from_grpc(impl_->inference->Generate(&context, request, &answer));
   if (!status.ok()) return status;
@@ -107,6 +136,7 @@ Result<v1::Answer> Client::generate(const v1::GenerateRequest& request, const Ca
 Result<v1::Answer> Client::chat(const v1::ChatRequest& request, const CallOptions& options) {
   grpc::ClientContext context;
   apply(options, &context);
+  impl_->authorize(&context);
   v1::Answer answer;
   const Status status = from_grpc(impl_->inference->Chat(&context, request, &answer));
   if (!status.ok()) return status;

@@ -20,10 +20,20 @@ struct CallOptions {
   std::string request_id;  // metadata x-request-id; empty: none
 };
 
+// How to prove who one is, and whom to believe.
+struct ClientSecurity {
+  std::string token;      // sent with every call; empty: none
+  bool tls = false;       // implied by `ca`
+  std::string ca;         // PEM file with the server's authority; empty: those of this machine
+  std::string cert, key;  // PEM files, where the server wants to see a certificate
+};
+
 class Client {
  public:
-  // Waits until the server answers. UNAVAILABLE naming the target after `timeout`. `target` is HOST:PORT.
-  static Result<Client> connect(const std::string& target, Duration timeout = std::chrono::seconds(5));
+  // Waits until the server answers. UNAVAILABLE naming the target after `timeout`, NOT_FOUND naming a file. `target` is
+  // HOST:PORT.
+  static Result<Client> connect(const std::string& target, Duration timeout = std::chrono::seconds(5),
+                                const ClientSecurity& security = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
   ~Client();

@@ -56,6 +56,7 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   answer->stream = std::make_shared<AnswerStream>(id, task.delivery, limits_, queue_, clock_, reader);
   answer->client_id = task.client_id;
   answer->arrival = task.request.arrival;
+  answer->lease = std::move(task.lease);
   answer->num_open_choices = task.request.num_choices;
   answer->last_token.assign(static_cast<size_t>(task.request.num_choices), kNever);
   for (int32_t choice = 0; choice < task.request.num_choices; ++choice) answer->choices.emplace_back(task, tokenizer_);
@@ -94,6 +95,7 @@ void Frontend::fail_all(const Status& status) {
   }
   for (const auto& [id, answer] : answers) {
     queue_.cancel(id);
+    answer->lease.reset();
     GenerationEnd end;
     end.status = status;
     end.total_time = clock_.now() - answer->arrival;
@@ -242,6 +244,7 @@ void Frontend::forget(RequestId id) {
     by_client_id_.erase(other);
     break;
   }
+  place->second->lease.reset();
   open_.erase(place);
 }
 

@@ -61,6 +61,7 @@ class Frontend final : public TokenSink {
     std::shared_ptr<AnswerStream> stream;
     std::string client_id;
     TimePoint arrival;
+    std::shared_ptr<void> lease;  // whoever takes the answer out of the table lets it go
     // The rest belongs to the detokeniser thread.
     std::vector<ChoiceText> choices;
     int32_t num_open_choices = 0;

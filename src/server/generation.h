@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct GenerationTask {
   std::string client_id;                  // the client's name for it, for abort(); need not be unique
   bool strip_leading_space = false;       // the first space belongs to the prompt's layout, not to the answer
   Delivery delivery = Delivery::kStream;
+  std::shared_ptr<void> lease;  // let go when the answer has ended: what counts the client's open answers; may be empty
 };
 
 struct PositionLogprobs {

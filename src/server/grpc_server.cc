@@ -10,18 +10,20 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "sluice/log.h"
 
 #include "grpc/health/v1/health.pb.h"
 #include "server/address.h"
+#include "server/fmaas_service.h"
 #include "server/inference_service.h"
+#include "server/kserve_service.h"
+#include "server/vllm_service.h"
 
 namespace sluice {
 
 namespace {
-
-constexpr const char* kServiceName = "sluice.v1.Inference";
 
 // A peer that answers no ping for this long is gone, and its answers are cancelled. Clients may ping as often as they
 // like, with or without calls.
@@ -56,17 +58,24 @@ void set_up_libraries() {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const Services& deps, int64_t max_message_bytes) : frontend(deps.frontend), service(deps, max_message_bytes) {}
+  Impl(const Services& deps, const GrpcServerOptions& options)
+      : frontend(deps.frontend), door(deps, options.authenticator) {
+    services.push_back(std::make_unique<InferenceService>(door, options.max_message_bytes));
+    services.push_back(std::make_unique<KServeService>(door));
+    services.push_back(std::make_unique<VllmService>(door));
+    services.push_back(std::make_unique<FmaasService>(door));
+  }
 
   void set_serving(bool serving) {
-    service.set_ready(serving);
+    door.set_ready(serving);
     grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
-    health->SetServingStatus(kServiceName, serving);
+    for (const auto& service : services) health->SetServingStatus(service->name(), serving);
     health->SetServingStatus("", serving);
   }
 
   Frontend& frontend;
-  InferenceService service;
+  Door door;
+  std::vector<std::unique_ptr<RpcService>> services;
   std::unique_ptr<grpc::Server> server;
   std::string address;
   int port = 0;
@@ -74,12 +83,28 @@ struct GrpcServer::Impl {
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
+namespace {
+
+Result<std::shared_ptr<grpc::ServerCredentials>> credentials_of(const TlsFiles& files) {
+  if (files.empty()) return grpc::InsecureServerCredentials();
+  SLUICE_ASSIGN_OR_RETURN(TlsMaterial material, load_tls(files));
+  grpc::SslServerCredentialsOptions options(material.client_ca.empty()
+                                                ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                                                : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  options.pem_root_certs = std::move(material.client_ca);
+  options.pem_key_cert_pairs.push_back({std::move(material.key), std::move(material.cert)});
+  return grpc::SslServerCredentials(options);
+}
+
+}  // namespace
+
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("grpc", options.address));
+  SLUICE_ASSIGN_OR_RETURN(const auto credentials, credentials_of(options.tls));
   set_up_libraries();
-  auto impl = std::make_unique<Impl>(services, options.max_message_bytes);
+  auto impl = std::make_unique<Impl>(services, options);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &impl->port);
+  builder.AddListeningPort(options.address, credentials, &impl->port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   // Two servers on one port would share its clients at random.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -87,7 +112,7 @@ Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& o
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.RegisterService(&impl->service);
+  for (const auto& service : impl->services) builder.RegisterService(service.get());
   impl->server = builder.BuildAndStart();
   if (!impl->server || impl->port == 0)
     return unavailable(

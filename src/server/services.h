@@ -69,6 +69,7 @@ struct Services {
   Frontend& frontend;
   const RequestQueue& queue;
   const ModelInfo& model;
+  std::string model_directory{};            // of the checkpoint
   const Tokenizer* tokenizer = nullptr;     // null: token ids only
   std::optional<ChatFormat> chat_format{};  // of the checkpoint
   Status chat_status{};                     // why there is no chat_format

@@ -232,6 +232,21 @@ Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const std::vec
   return out;
 }
 
+Status fill_last_tokens(const std::optional<std::string>& text, const google::protobuf::RepeatedField<uint32_t>& ids,
+                        int32_t max_tokens, const Services& services, v1::GenerateRequest* out) {
+  auto& kept = *out->mutable_token_ids()->mutable_ids();
+  if (text) {
+    v1::TokenizeRequest request;
+    request.set_text(*text);
+    SLUICE_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, check_tokenize(request, services));
+    kept.Assign(tokens.begin(), tokens.end());
+  } else {
+    kept = ids;
+  }
+  if (kept.size() > max_tokens) kept.erase(kept.begin(), kept.end() - max_tokens);
+  return {};
+}
+
 Result<std::vector<TokenId>> check_tokenize(const v1::TokenizeRequest& request, const Services& services) {
   SLUICE_RETURN_IF_ERROR(check_model(request.model(), services.model));
   return encode_text(request, services);

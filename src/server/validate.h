@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,11 @@ Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const std::vec
                                   const ChatOptions& options, const Services& services, uint64_t fresh_seed);
 // The format that the request names, else the checkpoint's own.
 Result<ChatFormat> chat_format_of(const v1::ChatRequest& request, const Services& services);
+
+// The prompt cut to its last `max_tokens` tokens (at least 1), as token ids of `out`: of `text` if there is one, else
+// of `ids`.
+Status fill_last_tokens(const std::optional<std::string>& text, const google::protobuf::RepeatedField<uint32_t>& ids,
+                        int32_t max_tokens, const Services& services, v1::GenerateRequest* out);
 
 Result<std::vector<TokenId>> check_tokenize(const v1::TokenizeRequest& request, const Services& services);
 Result<std::string> check_detokenize(const v1::DetokenizeRequest& request, const Services& services);

@@ -6,7 +6,6 @@
 Prints one line per test and `N passed, N failed` last; exits with 1 if anything failed. Needs requirements.txt.
 """
 import contextlib
-import pathlib
 import signal
 import socket
 import subprocess
@@ -14,53 +13,15 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from grpc_tools import protoc
 from google.protobuf.descriptor_pool import DescriptorPool
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECONDS = 60  # any single call
+from harness import SECONDS, binary_argument, build_stubs, expect_error, run_all, running_server, test
+
 LONG = dict(max_tokens=1500, ignore_eos=True)
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def build_stubs(folder):
-    """As any user would: protoc on the public file."""
-    code = protoc.main(["protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={folder}", f"--grpc_python_out={folder}",
-                        str(ROOT / "proto/sluice/v1/inference.proto")])
-    assert code == 0, f"protoc ended with {code}"
-    sys.path.insert(0, folder)
-    from sluice.v1 import inference_pb2, inference_pb2_grpc
-    return inference_pb2, inference_pb2_grpc
-
-
-@contextlib.contextmanager
-def running_server(binary):
-    """Yields (process, "HOST:PORT") of a server on the bundled model and a free port."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "off"], stdout=subprocess.PIPE, stderr=log,
-                                   text=True)
-        try:
-            words = process.stdout.readline().split()
-            if not words or words[0] != "ready":
-                process.wait(10)
-                log.seek(0)
-                raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
-            yield process, dict(word.split("=", 1) for word in words[1:])["grpc"]
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 class Fixture:
@@ -90,18 +51,6 @@ class Fixture:
             time.sleep(0.01)
         generated = self.generated_tokens() - before
         assert 0 < generated < LONG["max_tokens"] * 2 // 3, f"{generated} tokens were computed for nobody"
-
-    def expect_error(self, call, code, start):
-        """The call fails with the code, and its message begins with the field."""
-        try:
-            result = call()
-            if hasattr(result, "__next__"):
-                list(result)
-        except grpc.RpcError as error:
-            assert error.code() == code, f"expected {code}, got {error.code()}: {error.details()}"
-            assert error.details().startswith(start), f"expected a message about {start!r}, got {error.details()!r}"
-            return error
-        raise AssertionError(f"expected {code} about {start!r}, but the call succeeded")
 
 
 @test
@@ -201,7 +150,7 @@ def health_is_serving(f):
     watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=SECONDS)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()
-    f.expect_error(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS),
+    expect_error(lambda: stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=SECONDS),
                    grpc.StatusCode.NOT_FOUND, "")
 
 
@@ -211,6 +160,9 @@ def reflection_describes_the_services(f):
     services = set(database.get_services())
     assert {"sluice.v1.Inference", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} <= services, services
     pool = DescriptorPool(database)
+    for foreign, method in [("inference.GRPCInferenceService", "ModelStreamInfer"), ("fmaas.GenerationService", "Generate"),
+                            ("vllm.grpc.engine.VllmEngine", "GetTokenizer")]:
+        assert foreign in services and pool.FindServiceByName(foreign).FindMethodByName(method), foreign
     service = pool.FindServiceByName("sluice.v1.Inference")
     assert {"Generate", "GenerateStream", "Chat", "ChatStream", "Tokenize", "Detokenize", "GetModel", "GetServer",
             "Abort"} == {method.name for method in service.methods}
@@ -252,11 +204,11 @@ def bad_input_is_named_and_the_server_goes_on(f):
     cases.append((pb.GenerateRequest(text="hi", sampling=pb.Sampling(logit_bias={9999: 1})), invalid, "logit_bias:"))
     cases.append((pb.GenerateRequest(text="hi", stopping=pb.Stopping(stop_strings=[""])), invalid, "stop_strings[0]:"))
     for request, code, start in cases:
-        f.expect_error(lambda: f.stub.Generate(request, timeout=SECONDS), code, start)
-        f.expect_error(lambda: f.stub.GenerateStream(request, timeout=SECONDS), code, start)
+        expect_error(lambda: f.stub.Generate(request, timeout=SECONDS), code, start)
+        expect_error(lambda: f.stub.GenerateStream(request, timeout=SECONDS), code, start)
     chat = pb.ChatRequest(messages=[pb.Message(content="no role")])
-    f.expect_error(lambda: f.stub.Chat(chat, timeout=SECONDS), invalid, "messages[0].role:")
-    f.expect_error(lambda: f.stub.Chat(pb.ChatRequest(), timeout=SECONDS), invalid, "messages:")
+    expect_error(lambda: f.stub.Chat(chat, timeout=SECONDS), invalid, "messages[0].role:")
+    expect_error(lambda: f.stub.Chat(pb.ChatRequest(), timeout=SECONDS), invalid, "messages:")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
 
@@ -265,17 +217,17 @@ def invalid_utf8_is_named(f):
     # No Python string can hold it, so the bytes go out as they are: field 2 (text), 3 bytes.
     for method in ("Generate", "Tokenize"):
         raw = f.channel.unary_unary(f"/sluice.v1.Inference/{method}", request_serializer=None, response_deserializer=None)
-        f.expect_error(lambda: raw(b"\x12\x03a\xffb", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "text:")
+        expect_error(lambda: raw(b"\x12\x03a\xffb", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "text:")
     stream = f.channel.unary_stream("/sluice.v1.Inference/ChatStream", request_serializer=None, response_deserializer=None)
-    f.expect_error(lambda: stream(b"\x12\x05\x08\x02\x12\x01\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT,
+    expect_error(lambda: stream(b"\x12\x05\x08\x02\x12\x01\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT,
                    "messages[0].content:")
-    f.expect_error(lambda: stream(b"\xff\xff\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "the request's 3 bytes")
+    expect_error(lambda: stream(b"\xff\xff\xff", timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, "the request's 3 bytes")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
 
 @test
 def a_message_beyond_the_limit_is_refused(f):
-    f.expect_error(lambda: f.stub.Generate(f.request(text="x" * (17 << 20)), timeout=SECONDS),
+    expect_error(lambda: f.stub.Generate(f.request(text="x" * (17 << 20)), timeout=SECONDS),
                    grpc.StatusCode.RESOURCE_EXHAUSTED, "")
     assert f.stub.Generate(f.request(), timeout=SECONDS).choices[0].text
 
@@ -322,7 +274,7 @@ def a_deadline_is_kept(f):
     request.stopping.CopyFrom(f.pb.Stopping(**LONG))
     begin = time.monotonic()
     with f.work_stops_early():
-        f.expect_error(lambda: f.stub.Generate(request, timeout=0.1), grpc.StatusCode.DEADLINE_EXCEEDED, "")
+        expect_error(lambda: f.stub.Generate(request, timeout=0.1), grpc.StatusCode.DEADLINE_EXCEEDED, "")
         assert time.monotonic() - begin < 5
 
 
@@ -334,7 +286,7 @@ def abort_ends_an_answer_by_its_id(f):
         call = f.stub.GenerateStream(request, timeout=SECONDS)
         next(call)
         assert f.stub.Abort(f.pb.AbortRequest(request_id="abort-me"), timeout=SECONDS).num_aborted == 1
-        f.expect_error(lambda: call, grpc.StatusCode.CANCELLED, "")
+        expect_error(lambda: call, grpc.StatusCode.CANCELLED, "")
     assert f.stub.Abort(f.pb.AbortRequest(request_id="abort-me"), timeout=SECONDS).num_aborted == 0
 
 
@@ -387,25 +339,15 @@ def sigterm_lets_answers_end(f):  # the last one: nothing is served after it
 
 
 def main():
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    failed = 0
+    binary = binary_argument(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        pb, pb_grpc = build_stubs(folder)
-        with running_server(sys.argv[1]) as (process, address):
-            fixture = Fixture(pb, pb_grpc, process, address)
-            for function in TESTS:
-                begin = time.monotonic()
-                try:
-                    function(fixture)
-                    print(f"passed  {function.__name__} ({time.monotonic() - begin:.2f} s)", flush=True)
-                except Exception:
-                    failed += 1
-                    print(f"FAILED  {function.__name__}\n{traceback.format_exc()}", flush=True)
+        build_stubs(folder, "sluice/v1/inference.proto")
+        from sluice.v1 import inference_pb2, inference_pb2_grpc
+        with running_server(binary) as (process, address):
+            fixture = Fixture(inference_pb2, inference_pb2_grpc, process, address)
+            code = run_all(fixture)
             fixture.channel.close()
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+#include "server/door.h"
+
+#include <chrono>
+#include <random>
+#include <utility>
+
+#include "server/validate.h"
+
+namespace sluice {
+
+namespace {
+
+constexpr const char* kAuthorizationKey = "authorization";
+constexpr const char* kRequestIdKey = "x-request-id";
+constexpr const char* kCorrelationIdKey = "x-correlation-id";
+// The key that gRPC's own retry policy reads; milliseconds.
+constexpr const char* kRetryKey = "grpc-retry-pushback-ms";
+// Refused clients come back within [500, 1500) ms, spread evenly, so that they do not come back together. A second is
+// the order of a queue place's time: 1,024 places, each some seconds of work in a batch of hundreds.
+constexpr uint64_t kRetryMinMs = 500, kRetrySpreadMs = 1000;
+
+uint64_t random_start() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// The client's deadline is a time of day; the loop's clock only knows differences.
+TimePoint deadline_of(const grpc::CallbackServerContext& context, const Clock& clock) {
+  const auto deadline = context.deadline();
+  const auto now = std::chrono::system_clock::now();
+  if (deadline - now > std::chrono::hours(24 * 365)) return kNever;
+  return clock.now() + std::chrono::duration_cast<Duration>(deadline - now);
+}
+
+}  // namespace
+
+std::string metadata(const grpc::CallbackServerContext& context, const char* key) {
+  const auto place = context.client_metadata().find(key);
+  if (place == context.client_metadata().end()) return {};
+  return {place->second.data(), place->second.size()};
+}
+
+Door::Door(const Services& services, const Authenticator* authenticator)
+    : services_(services),
+      authenticator_(authenticator),
+      started_(services_.clock.now()),
+      random_state_(random_start()) {}
+
+// SplitMix64: a counter through a mixing function, so that threads share it with one atomic addition.
+uint64_t Door::fresh_number() {
+  uint64_t z = random_state_.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+Result<IncomingCall> Door::enter(grpc::CallbackServerContext* context) {
+  for (const char* key : {kRequestIdKey, kCorrelationIdKey})
+    if (const std::string value = metadata(*context, key); !value.empty()) context->AddInitialMetadata(key, value);
+  IncomingCall call{context, nullptr};
+  if (!authenticator_) return call;
+  SLUICE_ASSIGN_OR_RETURN(call.principal, authenticator_->authenticate(metadata(*context, kAuthorizationKey)));
+  return call;
+}
+
+Status Door::admit(const IncomingCall& call, GenerationTask* task) {
+  if (!ready_) return unavailable("the server is starting or draining");
+  if (task->client_id.empty()) {
+    task->client_id = metadata(*call.context, kRequestIdKey);
+    SLUICE_RETURN_IF_ERROR(check_request_id(kRequestIdKey, task->client_id));
+  }
+  if (task->client_id.empty()) task->client_id = fmt::format("{:016x}", fresh_number());
+  task->request.deadline = std::min(task->request.deadline, deadline_of(*call.context, services_.clock));
+  return {};
+}
+
+Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, GenerationTask task,
+                                                   AnswerReader& reader) {
+  const auto begin = [&]() -> Result<std::shared_ptr<AnswerStream>> {
+    if (call.principal) {
+      task.client_id = call.principal->scoped(task.client_id);
+      SLUICE_RETURN_IF_ERROR(call.principal->admit(&task));
+    }
+    return services_.frontend.submit(std::move(task), reader);
+  };
+  Result<std::shared_ptr<AnswerStream>> stream = begin();
+  if (stream.status().code() == StatusCode::kResourceExhausted)
+    call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", kRetryMinMs + fresh_number() % kRetrySpreadMs));
+  return stream;
+}
+
+int32_t Door::abort(const IncomingCall& call, const std::string& client_id) {
+  return services_.frontend.abort(call.principal ? call.principal->scoped(client_id) : client_id);
+}
+
+}  // namespace sluice
