@@ -16,7 +16,6 @@ constexpr int64_t kExpertsEnd = int64_t{1} << 12;
 constexpr int64_t kSharedExpertsEnd = int64_t{1} << 8;
 constexpr int64_t kPositionsEnd = int64_t{1} << 28;
 constexpr int64_t kIndexDimEnd = (int64_t{1} << 10) + 1;  // what the kernels hold of a key
-constexpr int64_t kBlockEnd = int64_t{1} << 16;
 
 constexpr NumberRange kEpsilon{0, false, 1, false, "a number in (0, 1)"};
 constexpr NumberRange kRopeBase{1, false, kLargestNumber, true, "a number > 1"};
