@@ -72,7 +72,7 @@ void store_lanes(float* y, F32x16 value, int64_t outputs_left, bool add) {
 
 }  // namespace
 
-bool supports(WeightFormat format) { return format != WeightFormat::kAuto && !has_zero_points(format); }
+bool supports(WeightFormat format) { return format != WeightFormat::kAuto; }
 
 int64_t packed_bytes(WeightFormat format, int64_t rows, int64_t cols) {
   if (is_quantized(format)) return quantized_packed_bytes({format, rows, cols, nullptr});

@@ -52,7 +52,7 @@ inline void multiply_weight(const Weight& weight, int64_t num_rows, Row&& row, s
   }
   const QuantizedShape shape(weight);
   const QuantizedRows rows = place_rows(weight, num_rows, memory);
-  for (int64_t r = 0; r < num_rows; ++r) quantize_row(row(r), shape.bits, rows, r);
+  for (int64_t r = 0; r < num_rows; ++r) quantize_row(row(r), shape.excess(), rows, r);
   const auto view = [&](int64_t r) { return row_view(rows, r); };
   if (shape.bits == 4) {
     multiply_quantized_block<4>(num_rows, view, shape, weight.data, 0, shape.num_panels(), store_result);

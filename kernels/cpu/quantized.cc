@@ -45,15 +45,18 @@ void pack_quantized(const Weight& weight, int64_t row_begin, int64_t num_rows, c
     const int64_t width = std::min<int64_t>(kBlockPanels, shape.num_panels() - first);
     std::byte* block = packed + first / kBlockPanels * shape.block_bytes(kBlockPanels);
     for (int64_t g = 0; g < shape.groups(); ++g) {
-      float scale = 0;
+      GroupGrid grid;
       if (r < num_rows) {
-        scale = quantize_weights(source + r * shape.cols + g * group, group, shape.bits, codes);
+        grid = sluice::quantize_group(weight.format, source + r * shape.cols + g * group, group, codes);
       } else {
         std::fill_n(codes, group, int8_t{0});  // rows that pad the last panel
       }
       auto* bytes = reinterpret_cast<uint8_t*>(block + g * shape.group_bytes(width) + (panel - first) * 64 + lane * 4);
       auto* scales = reinterpret_cast<uint16_t*>(block + g * shape.group_bytes(width) + shape.code_bytes(width));
-      scales[(panel - first) * kLanes + lane] = f32_to_f16(scale);
+      scales[(panel - first) * kLanes + lane] = f32_to_f16(grid.scale);
+      if (shape.zero_points)
+        reinterpret_cast<uint8_t*>(scales + width * kLanes)[(panel - first) * kLanes + lane] =
+            static_cast<uint8_t>(8 + grid.zero);
       for (int32_t i = 0; i < group; ++i) {
         uint8_t& byte = bytes[i / step_inputs * width * 64 + i % 4];
         if (shape.bits == 8) {
@@ -83,8 +86,7 @@ QuantizedRows place_rows(const Weight& weight, int64_t rows, std::byte* memory) 
   return result;
 }
 
-void quantize_row(const float* x, int32_t bits, const QuantizedRows& rows, int64_t row) {
-  const int32_t excess = bits == 4 ? 8 : 128;
+void quantize_row(const float* x, int32_t excess, const QuantizedRows& rows, int64_t row) {
   for (int64_t g = 0; g < rows.groups(); ++g)
     quantize_group(x + g * rows.group, rows.group, excess, rows.codes + row * rows.cols + g * rows.group,
                    rows.scales + row * rows.groups() + g, rows.starts + row * rows.groups() + g);
@@ -93,9 +95,9 @@ void quantize_row(const float* x, int32_t bits, const QuantizedRows& rows, int64
 QuantizedRows quantize_rows(const Weight& weight, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
                             ThreadTeam& team) {
   const QuantizedRows result = place_rows(weight, rows, memory);
-  const int32_t bits = code_bits(weight.format);
+  const int32_t excess = QuantizedShape(weight).excess();
   team.parallel_for(rows, std::max<int64_t>(1, kGrainValues / weight.cols), [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) quantize_row(x + row * x_stride, bits, result, row);
+    for (int64_t row = begin; row < end; ++row) quantize_row(x + row * x_stride, excess, result, row);
   });
   return result;
 }

@@ -4,13 +4,15 @@
 //
 //     group 0 | group 1 | ...                  one stream of memory in the order in which a single row reads it
 //     a group:  step after step, each          [panel 0: 64 bytes] [panel 1] [panel 2] [panel 3]
-//               then the scales                [panel 0: 16 f16  ] [panel 1] [panel 2] [panel 3]   padded to 64 bytes
+//               then the scales                [panel 0: 16 f16  ] [panel 1] [panel 2] [panel 3]
+//               then, in formats with suffix z [panel 0: 16 bytes 8 + zero point] ...              padded to 64 bytes
 //
 //     int4  a step is 8 inputs:  byte 4 n + i = code(n, k + i) + 8 | (code(n, k + 4 + i) + 8) << 4      i in [0, 4)
 //     int8  a step is 4 inputs:  byte 4 n + i = code(n, k + i) + 128
 //
 // Codes are stored unsigned, because the dot-product instruction takes one unsigned operand; the excess (8 or 128 times
-// the sum of the activation codes) is subtracted by the accumulator's start value, for free.
+// the sum of the activation codes) is subtracted by the accumulator's start value, for free. With zero points the excess
+// is the output's own, 8 + zero, and the start value a product of the two.
 #pragma once
 
 #include <algorithm>
@@ -29,18 +31,24 @@ struct QuantizedShape {
   int64_t rows, cols;
   int32_t group;
   int32_t bits;
+  bool zero_points;
 
   explicit QuantizedShape(const Weight& weight)
       : rows(weight.rows),
         cols(weight.cols),
         group(group_size(weight.format, weight.cols)),
-        bits(code_bits(weight.format)) {}
+        bits(code_bits(weight.format)),
+        zero_points(has_zero_points(weight.format)) {}
+  // What `starts` of activations are multiples of: the excess of the codes, or 1 where each output has its own.
+  int32_t excess() const { return zero_points ? 1 : bits == 4 ? 8 : 128; }
   int64_t groups() const { return cols / group; }
   int64_t num_panels() const { return (rows + kLanes - 1) / kLanes; }
   int64_t step_inputs() const { return 32 / bits; }
   // Bytes of one group of a block of `panels` panels: its codes, then its scales.
   int64_t code_bytes(int64_t panels) const { return group / step_inputs() * panels * 64; }
-  int64_t group_bytes(int64_t panels) const { return code_bytes(panels) + (panels * kLanes * 2 + 63) / 64 * 64; }
+  int64_t group_bytes(int64_t panels) const {
+    return code_bytes(panels) + (panels * kLanes * (zero_points ? 3 : 2) + 63) / 64 * 64;
+  }
   int64_t block_bytes(int64_t panels) const { return groups() * group_bytes(panels); }
   int64_t bytes() const {
     return num_panels() / kBlockPanels * block_bytes(kBlockPanels) + block_bytes(num_panels() % kBlockPanels);
@@ -60,7 +68,7 @@ struct QuantizedRows {
   int32_t group = 0;
   int8_t* codes = nullptr;    // [rows, cols]
   float* scales = nullptr;    // [rows, groups]
-  int32_t* starts = nullptr;  // [rows, groups]  -excess * sum of codes
+  int32_t* starts = nullptr;  // [rows, groups]  -excess() * sum of codes
 
   int64_t groups() const { return cols / group; }
 };
@@ -101,6 +109,15 @@ inline void multiply_quantized_tile(const QuantizedRowView* x, const QuantizedSh
     for (int r = 0; r < NUM_ROWS; ++r)
 #pragma GCC unroll 8
       for (int p = 0; p < NUM_PANELS; ++p) dot[r][p] = broadcast_i32(x[r].starts[g]);
+    if (shape.zero_points) {
+      const std::byte* zeros = step - at.panel * 64 + shape.code_bytes(at.width) + at.width * kLanes * 2;
+#pragma GCC unroll 8
+      for (int p = 0; p < NUM_PANELS; ++p) {
+        const I32x16 excess = load_u8(zeros + (at.panel + p) * kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < NUM_ROWS; ++r) dot[r][p] = dot[r][p] * excess;
+      }
+    }
     for (int64_t k = g * shape.group; k < (g + 1) * shape.group; k += kStep, step += step_bytes) {
       I32x16 codes[NUM_PANELS];
 #pragma GCC unroll 8
@@ -223,8 +240,8 @@ void pack_quantized(const Weight& shape, int64_t row_begin, int64_t num_rows, co
 size_t quantized_rows_bytes(const Weight& shape, int64_t rows);
 // The rows' places in `memory`, still empty.
 QuantizedRows place_rows(const Weight& shape, int64_t rows, std::byte* memory);
-// x [cols] -> codes, scales and starts of one row, for weights of `bits`.
-void quantize_row(const float* x, int32_t bits, const QuantizedRows& rows, int64_t row);
+// x [cols] -> codes, scales and starts of one row.
+void quantize_row(const float* x, int32_t excess, const QuantizedRows& rows, int64_t row);
 // x [rows, x_stride] -> codes, scales, starts in `memory`; threads share the rows.
 QuantizedRows quantize_rows(const Weight& shape, const float* x, int64_t rows, int64_t x_stride, std::byte* memory,
                             ThreadTeam& team);

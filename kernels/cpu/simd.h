@@ -66,6 +66,10 @@ struct I32x16 {
 
 inline I32x16 broadcast_i32(int32_t value) { return {_mm512_set1_epi32(value)}; }
 inline I32x16 load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline I32x16 load_u8(const void* p) {  // 16 bytes
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+}
+inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline I32x16 low_nibbles(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline I32x16 high_nibbles(I32x16 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -195,6 +199,13 @@ inline I32x16 broadcast_i32(int32_t value) { return {_mm256_set1_epi32(value), _
 inline I32x16 load_bytes(const void* p) {
   const auto* halves = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+inline I32x16 load_u8(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I32x16 operator*(I32x16 a, I32x16 b) {
+  return {_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
 }
 inline I32x16 low_nibbles(I32x16 a) {
   const __m256i mask = _mm256_set1_epi8(15);

@@ -91,7 +91,8 @@ TEST(SchedulerSpeed, AStepCostsTheSameAboveASmallAndALargeTree) {
     fmt::print("plan + commit, 256 running, {} pages cached: median {:.1f} us, mean {:.1f}, p99 {:.1f}\n", name,
                cost.median_us, cost.mean_us, cost.p99_us);
 #if defined(NDEBUG) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-  EXPECT_LT(large.median_us, 200);
+  EXPECT_LT(large.median_us, 200);  // 25 on a quiet machine; the bound allows for a busy one
+  EXPECT_LT(large.median_us, 3 * small.median_us) << "a step pays for what is stored, not for what changed";
 #endif
 }
 
