@@ -31,7 +31,10 @@ class AnswerCall : public Reactor, public AnswerReader {
     if (checked.ok()) {
       if (Status status = door.admit(incoming_, &checked->task); !status.ok()) checked = status;
     }
-    if (!checked.ok()) return this->Finish(to_grpc(checked.status()));
+    if (!checked.ok()) {
+      door.services().frontend.metrics().rejected(checked.status());
+      return this->Finish(to_grpc(checked.status()));
+    }
     renderer_ = make_renderer(*checked);
     checked->task.delivery = delivery;
     Result<std::shared_ptr<AnswerStream>> stream = door.submit(incoming_, std::move(checked->task), *this);

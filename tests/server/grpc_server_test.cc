@@ -383,6 +383,9 @@ TEST_F(GrpcServerTest, BadInputIsNamedInBothForms) {
     const Status streamed = client_->generate_stream(item.request, [](const v1::Answer&) { return true; });
     EXPECT_EQ(streamed.to_string(), whole.to_string());
   }
+  int64_t rejected = 0;
+  for (const auto& [reason, count] : frontend_->metrics().rejections()) rejected += count;
+  EXPECT_EQ(rejected, 2 * static_cast<int64_t>(std::size(cases)));
   expect_still_serving();
 }
 
