@@ -11,8 +11,8 @@
 //     int8  a step is 4 inputs:  byte 4 n + i = code(n, k + i) + 128
 //
 // Codes are stored unsigned, because the dot-product instruction takes one unsigned operand; the excess (8 or 128 times
-// the sum of the activation codes) is subtracted by the accumulator's start value, for free. With zero points the excess
-// is the output's own, 8 + zero, and the start value a product of the two.
+// the sum of the activation codes) is subtracted by the accumulator's start value, for free. With zero points the
+// excess is the output's own, 8 + zero, and the start value a product of the two.
 #pragma once
 
 #include <algorithm>
@@ -163,14 +163,26 @@ inline void multiply_quantized_tile(const QuantizedRowView* x, const QuantizedSh
 // 6 x 2 integer and as many f32 accumulators, 2 panels of codes and their halves, of 32 registers.
 constexpr int kQuantRows = 6;
 constexpr int kQuantPanels = 2;
-// One row streams 4 panels; memory is the limit there, not the number of chains.
+// Few rows (decode of small batches; most experts of larger ones) take a block's 4 panels at once: memory is read in
+// one stream, and 3 x 4 accumulators of both kinds still fit.
 constexpr int kQuantVectorPanels = 4;
+constexpr int kQuantVectorRows = 3;
 #else
 // 16 registers hold 2 x 1 pairs of accumulators.
 constexpr int kQuantRows = 2;
 constexpr int kQuantPanels = 1;
 constexpr int kQuantVectorPanels = 1;
+constexpr int kQuantVectorRows = 1;
 #endif
+
+// [1, kQuantVectorRows] rows of many panels.
+template <int NUM_PANELS, int BITS, typename Store>
+inline void multiply_quantized_few(int num_rows, const QuantizedRowView* x, const QuantizedShape& shape, BlockPanels at,
+                                   Store&& store_result) {
+  if (num_rows == 1) return multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, at, store_result);
+  if (num_rows == 2) return multiply_quantized_tile<2, NUM_PANELS, BITS>(x, shape, at, store_result);
+  multiply_quantized_tile<3, NUM_PANELS, BITS>(x, shape, at, store_result);
+}
 
 template <int NUM_PANELS, int BITS, typename Store>
 inline void multiply_quantized_rows(int num_rows, const QuantizedRowView* x, const QuantizedShape& shape,
@@ -220,13 +232,13 @@ inline void multiply_quantized_block(int64_t num_rows, Row&& row, const Quantize
             store_result(r0 + r, first - panel_begin + panel + p, value);
           };
           if constexpr (NUM_PANELS > kQuantPanels) {
-            multiply_quantized_tile<1, NUM_PANELS, BITS>(x, shape, {block, width, panel}, put);
+            multiply_quantized_few<NUM_PANELS, BITS>(rows, x, shape, {block, width, panel}, put);
           } else {
             multiply_quantized_rows<NUM_PANELS, BITS>(rows, x, shape, {block, width, panel}, put);
           }
         }
       };
-      if (rows == 1) run(std::integral_constant<int, kQuantVectorPanels>{});
+      if (rows <= kQuantVectorRows) run(std::integral_constant<int, kQuantVectorPanels>{});
       if constexpr (kQuantPanels > 1) run(std::integral_constant<int, kQuantPanels>{});
       run(std::integral_constant<int, 1>{});
     }
