@@ -1,16 +1,11 @@
-// What this machine can do at most, measured here and now, so that every figure stands beside its bound.
+// What this machine can do at most (base/machine_bounds.h), measured once per team size when a bench first asks.
 #pragma once
 
 namespace sluice {
 
-// Sequential reading of a buffer far beyond the caches; best of several passes, once per team size, GB/s (10^9).
-double read_bandwidth(int threads);
-
-// Independent chains of fused multiply-adds in registers, in the widest vectors that the machine has; GFLOP/s.
-double fma_rate(int threads);
-
-// The same for int8 dot products (AVX-512 VNNI) and bf16 ones, two operations a product; 0 where the machine has none.
-double vnni_rate(int threads);
-double bf16_rate(int threads);
+double read_bandwidth(int threads);  // GB/s (10^9)
+double fma_rate(int threads);        // GFLOP/s in f32
+double int8_rate(int threads);       // Gop/s of byte products
+double bf16_rate(int threads);       // GFLOP/s of bf16 products; 0 where the machine has none
 
 }  // namespace sluice

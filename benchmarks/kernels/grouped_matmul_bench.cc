@@ -49,7 +49,7 @@ void grouped_bench(benchmark::State& state, WeightFormat format, int64_t outputs
     benchmark::ClobberMemory();
   }
   meter.report(state, threads, static_cast<double>(bytes), 2.0 * static_cast<double>(rows * outputs * inputs),
-               is_quantized(format) ? vnni_rate : fma_rate, is_quantized(format) ? "vnni" : "fma");
+               is_quantized(format) ? int8_rate : fma_rate, is_quantized(format) ? "int8" : "fma");
 }
 
 void rows_and_threads(benchmark::internal::Benchmark* bench) {

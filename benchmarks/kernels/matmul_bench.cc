@@ -56,8 +56,8 @@ void matmul_bench(benchmark::State& state, WeightFormat format, int64_t rows) {
     benchmark::ClobberMemory();
   }
   meter.report(state, threads, static_cast<double>(weight_bytes(format, outputs, inputs)),
-               2.0 * static_cast<double>(rows * outputs * inputs), is_quantized(format) ? vnni_rate : fma_rate,
-               is_quantized(format) ? "vnni" : "fma");
+               2.0 * static_cast<double>(rows * outputs * inputs), is_quantized(format) ? int8_rate : fma_rate,
+               is_quantized(format) ? "int8" : "fma");
 }
 
 void lite_shapes(benchmark::internal::Benchmark* bench) {

@@ -3,13 +3,13 @@
 // run that is not counted, then the median of some. Beside each figure stands what the machine could do at most,
 // measured just before it.
 #include "app/bench/bench.h"
-#include "app/bench/bounds.h"
 #include "app/bench/cell.h"
 #include "app/bench/noise.h"
 #include "app/bench/output.h"
 #include "app/bench/statistics.h"
 #include "app/bench/traffic.h"
 #include "app/commands.h"
+#include "base/machine_bounds.h"
 
 namespace sluice {
 

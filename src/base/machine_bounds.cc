@@ -1,4 +1,4 @@
-#include "app/bench/bounds.h"
+#include "base/machine_bounds.h"
 
 #include <immintrin.h>
 
@@ -68,6 +68,18 @@ __attribute__((target("avx512f,avx512vnni"))) void vnni_chains() {
   hide(sums);
 }
 
+__attribute__((target("avx512f,avx512bf16"))) void bf16_chains() {
+  __m512 sums[kChains] = {};
+  hide(sums);
+  __m512i one = _mm512_set1_epi32(0x3f003f00);
+  asm volatile("" : "+v"(one));
+  const __m512bh pairs = reinterpret_cast<__m512bh>(one);
+  for (int64_t i = 0; i < kSteps; ++i)
+#pragma GCC unroll 12
+    for (int j = 0; j < kChains; ++j) sums[j] = _mm512_dpbf16_ps(sums[j], pairs, pairs);
+  hide(sums);
+}
+
 // Without VNNI: products of bytes to pairs of 16 bits, pairs to 32 bits, sum.
 __attribute__((target("avx2"))) void maddubs_chains() {
   __m256i sums[kChains] = {};
@@ -107,6 +119,7 @@ double arithmetic_rate(ThreadTeam& team, double operations_per_link, void (*chai
 MachineBounds best_of(const MachineBounds& a, const MachineBounds& b) {
   return {.read_gb_per_second = std::max(a.read_gb_per_second, b.read_gb_per_second),
           .f32_gop_per_second = std::max(a.f32_gop_per_second, b.f32_gop_per_second),
+          .bf16_gop_per_second = std::max(a.bf16_gop_per_second, b.bf16_gop_per_second),
           .int8_gop_per_second = std::max(a.int8_gop_per_second, b.int8_gop_per_second)};
 }
 
@@ -129,6 +142,7 @@ MachineBounds BoundMeter::measure() {
   bounds.read_gb_per_second = read_rate();
   bounds.f32_gop_per_second = __builtin_cpu_supports("avx512f") ? arithmetic_rate(team_, 16 * 2, fma_chains_avx512)
                                                                 : arithmetic_rate(team_, 8 * 2, fma_chains_avx2);
+  if (__builtin_cpu_supports("avx512bf16")) bounds.bf16_gop_per_second = arithmetic_rate(team_, 32 * 2, bf16_chains);
   bounds.int8_gop_per_second = __builtin_cpu_supports("avx512vnni") ? arithmetic_rate(team_, 64 * 2, vnni_chains)
                                                                     : arithmetic_rate(team_, 32 * 2, maddubs_chains);
   return bounds;
