@@ -1,7 +1,6 @@
 #include "server/door.h"
 
 #include <chrono>
-#include <random>
 #include <utility>
 
 #include "server/validate.h"
@@ -15,14 +14,6 @@ constexpr const char* kRequestIdKey = "x-request-id";
 constexpr const char* kCorrelationIdKey = "x-correlation-id";
 // The key that gRPC's own retry policy reads; milliseconds.
 constexpr const char* kRetryKey = "grpc-retry-pushback-ms";
-// Refused clients come back within [500, 1500) ms, spread evenly, so that they do not come back together. A second is
-// the order of a queue place's time: 1,024 places, each some seconds of work in a batch of hundreds.
-constexpr uint64_t kRetryMinMs = 500, kRetrySpreadMs = 1000;
-
-uint64_t random_start() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
-}
 
 // The client's deadline is a time of day; the loop's clock only knows differences.
 TimePoint deadline_of(const grpc::CallbackServerContext& context, const Clock& clock) {
@@ -41,18 +32,7 @@ std::string metadata(const grpc::CallbackServerContext& context, const char* key
 }
 
 Door::Door(const Services& services, const Authenticator* authenticator)
-    : services_(services),
-      authenticator_(authenticator),
-      started_(services_.clock.now()),
-      random_state_(random_start()) {}
-
-// SplitMix64: a counter through a mixing function, so that threads share it with one atomic addition.
-uint64_t Door::fresh_number() {
-  uint64_t z = random_state_.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
+    : services_(services), authenticator_(authenticator), started_(services_.clock.now()) {}
 
 Result<IncomingCall> Door::enter(grpc::CallbackServerContext* context) {
   for (const char* key : {kRequestIdKey, kCorrelationIdKey})
@@ -69,7 +49,7 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
     task->client_id = metadata(*call.context, kRequestIdKey);
     SLUICE_RETURN_IF_ERROR(check_request_id(kRequestIdKey, task->client_id));
   }
-  if (task->client_id.empty()) task->client_id = fmt::format("{:016x}", fresh_number());
+  if (task->client_id.empty()) task->client_id = fmt::format("{:016x}", numbers_.next());
   task->request.deadline = std::min(task->request.deadline, deadline_of(*call.context, services_.clock));
   return {};
 }
@@ -79,13 +59,16 @@ Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, Gen
   const auto begin = [&]() -> Result<std::shared_ptr<AnswerStream>> {
     if (call.principal) {
       task.client_id = call.principal->scoped(task.client_id);
-      SLUICE_RETURN_IF_ERROR(call.principal->admit(&task));
+      if (Status refused = call.principal->admit(&task); !refused.ok()) {
+        services_.frontend.metrics().rejected(refused);
+        return refused;
+      }
     }
     return services_.frontend.submit(std::move(task), reader);
   };
   Result<std::shared_ptr<AnswerStream>> stream = begin();
   if (stream.status().code() == StatusCode::kResourceExhausted)
-    call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", kRetryMinMs + fresh_number() % kRetrySpreadMs));
+    call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", numbers_.next_retry_ms()));
   return stream;
 }
 

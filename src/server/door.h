@@ -13,6 +13,7 @@
 
 #include "server/answer_stream.h"
 #include "server/auth.h"
+#include "server/fresh_numbers.h"
 #include "server/generation.h"
 #include "server/services.h"
 
@@ -51,16 +52,14 @@ class Door {
   int32_t abort(const IncomingCall& call, const std::string& client_id);
 
   // 63 bits, so that the seed in an answer is a plain positive number.
-  uint64_t fresh_seed() { return fresh_number() >> 1; }
+  uint64_t fresh_seed() { return numbers_.next_seed(); }
 
  private:
-  uint64_t fresh_number();
-
   const Services services_;
   const Authenticator* const authenticator_;
   const TimePoint started_;
   std::atomic<bool> ready_{false};
-  std::atomic<uint64_t> random_state_;
+  FreshNumbers numbers_;
 };
 
 // The value of one metadata key of the call; empty where it has none.

@@ -1,7 +1,6 @@
 #include "server/http_api.h"
 
 #include <chrono>
-#include <random>
 #include <utility>
 
 #include "server/chat_page.h"
@@ -13,17 +12,8 @@ namespace {
 
 using nlohmann::json;
 
-// As for gRPC: refused clients come back within [500, 1500) ms, spread evenly. Retry-After knows
-// whole seconds only; retry-after-ms is what OpenAI's clients read first.
-constexpr uint64_t kRetryMinMs = 500, kRetrySpreadMs = 1000;
-
 int64_t seconds_since_1970() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-uint64_t random_start() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
 HttpResponse json_response(const json& body) {
@@ -115,16 +105,7 @@ std::string stream_chunk(std::string_view text, bool chunked) {
   return fmt::format("{:x}\r\n{}\r\n", text.size(), text);
 }
 
-HttpApi::HttpApi(Services services)
-    : services_(std::move(services)), created_(seconds_since_1970()), random_state_(random_start()) {}
-
-// SplitMix64, as the native service does.
-uint64_t HttpApi::fresh_number() {
-  uint64_t z = random_state_.fetch_add(0x9E3779B97F4A7C15ull, std::memory_order_relaxed);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
+HttpApi::HttpApi(Services services) : services_(std::move(services)), created_(seconds_since_1970()) {}
 
 std::variant<HttpResponse, HttpGeneration> HttpApi::handle(const HttpRequest& request) {
   const std::string_view path = std::string_view(request.target).substr(0, request.target.find('?'));
@@ -211,8 +192,7 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
   const auto read = [&]() -> Result<OpenAiRequest> {
     if (!ready_) return unavailable("the server is starting or draining");
     SLUICE_RETURN_IF_ERROR(check_request_id("x-request-id", request.request_id));
-    // 63 bits, as in the native protocol.
-    const uint64_t seed = fresh_number() >> 1;
+    const uint64_t seed = numbers_.next_seed();
     return chat ? read_chat_completion(request.body, services_, seed) : read_completion(request.body, services_, seed);
   };
   Result<OpenAiRequest> checked = read();
@@ -220,7 +200,7 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
     services_.frontend.metrics().rejected(checked.status());
     return refuse(checked.status());
   }
-  std::string id = request.request_id.empty() ? fmt::format("{:016x}", fresh_number()) : request.request_id;
+  std::string id = request.request_id.empty() ? fmt::format("{:016x}", numbers_.next()) : request.request_id;
   HttpGeneration generation;
   generation.answer = std::make_unique<OpenAiAnswer>(*checked, id, seconds_since_1970(), services_);
   generation.stream = checked->stream;
@@ -233,7 +213,8 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
 HttpResponse HttpApi::refuse(const Status& status) {
   HttpResponse response = error_response(status);
   if (response.status == 429 || response.status == 503) {
-    const uint64_t wait_ms = kRetryMinMs + fresh_number() % kRetrySpreadMs;
+    // Retry-After knows whole seconds only; retry-after-ms is what OpenAI's clients read first.
+    const uint64_t wait_ms = numbers_.next_retry_ms();
     response.extra_headers = fmt::format("Retry-After: {}\r\nretry-after-ms: {}\r\n", (wait_ms + 999) / 1000, wait_ms);
   }
   return response;

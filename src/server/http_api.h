@@ -10,6 +10,7 @@
 #include <string_view>
 #include <variant>
 
+#include "server/fresh_numbers.h"
 #include "server/openai_answer.h"
 #include "server/services.h"
 
@@ -58,12 +59,11 @@ class HttpApi {
   HttpResponse tokenize(const std::string& body) const;
   HttpResponse detokenize(const std::string& body) const;
   std::variant<HttpResponse, HttpGeneration> generate(const HttpRequest& request, bool chat);
-  uint64_t fresh_number();
 
   const Services services_;
   const int64_t created_;  // of the model for clients: when we started
   std::atomic<bool> ready_{false};
-  std::atomic<uint64_t> random_state_;
+  FreshNumbers numbers_;
 };
 
 HttpResponse error_response(const Status& status);
