@@ -29,8 +29,8 @@ def build_stubs(folder, *files):
 
 
 @contextlib.contextmanager
-def running_server(binary, *flags):
-    """Yields (process, "HOST:PORT") of a server on the bundled model and a free port; `flags` are `sluice serve`'s."""
+def running_server(binary, *flags, door="grpc"):
+    """Yields (process, "HOST:PORT" of the door) of a server on the bundled model and free ports; `flags` are `sluice serve`'s."""
     listen = [] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]
     listen += [] if "--http" in flags else ["--http", "off"]
     with tempfile.TemporaryFile("w+") as log:
@@ -41,7 +41,7 @@ def running_server(binary, *flags):
                 process.wait(10)
                 log.seek(0)
                 raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
-            yield process, dict(word.split("=", 1) for word in words[1:])["grpc"]
+            yield process, dict(word.split("=", 1) for word in words[1:])[door]
         finally:
             if process.poll() is None:
                 process.kill()

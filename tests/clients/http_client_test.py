@@ -5,7 +5,6 @@
 
 Prints one line per test and `N passed, N failed` last; exits with 1 if anything failed. Needs requirements.txt.
 """
-import contextlib
 import json
 import os
 import random
@@ -13,47 +12,19 @@ import resource
 import selectors
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 import urllib.error
 import urllib.request
 
 import openai
 
-SECONDS = 60  # any single call
+from harness import SECONDS, binary_argument, run_all, running_server, test, wait_until
+
 LONG = dict(max_tokens=1500, ignore_eos=True)
-TESTS = []
 STREAMS = 1000  # at once, in many_streams_at_once
 CONNECTIONS = 1000  # opened and dropped, in connections_dropped_anywhere
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-@contextlib.contextmanager
-def running_server(binary):
-    """Yields (process, "HOST:PORT" of HTTP) of a server on the bundled model and free ports."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([binary, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"], stdout=subprocess.PIPE,
-                                   stderr=log, text=True)
-        try:
-            words = process.stdout.readline().split()
-            if not words or words[0] != "ready":
-                process.wait(10)
-                log.seek(0)
-                raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
-            yield process, dict(word.split("=", 1) for word in words[1:])["http"]
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 class Fixture:
@@ -84,15 +55,9 @@ class Fixture:
     def socket(self):
         return socket.create_connection(self.endpoint, timeout=SECONDS)
 
-    def wait_until(self, done, what):
-        end = time.monotonic() + SECONDS
-        while not done():
-            assert time.monotonic() < end, what
-            time.sleep(0.02)
-
     def expect_work_stops(self, before):
         """One LONG answer was given up: the server becomes idle, and most of its tokens are never computed."""
-        self.wait_until(lambda: self.metric("sluice_running_sequences") == 0 and self.metric("sluice_waiting_requests") == 0,
+        wait_until(lambda: self.metric("sluice_running_sequences") == 0 and self.metric("sluice_waiting_requests") == 0,
                         "the server still computes what nobody wants")
         generated = self.metric("sluice_generated_tokens_total") - before
         assert generated < LONG["max_tokens"] * 2 // 3, f"{generated} tokens were computed for nobody"
@@ -195,7 +160,7 @@ def a_closed_stream_stops_the_work(f):
     before = f.metric("sluice_generated_tokens_total")
     with f.socket() as client:
         client.sendall(post({"prompt": "hi", **LONG}))
-        f.wait_until(lambda: f.metric("sluice_running_sequences") > 0, "it never ran")
+        wait_until(lambda: f.metric("sluice_running_sequences") > 0, "it never ran")
     f.expect_work_stops(before)
 
 
@@ -220,7 +185,7 @@ def metrics_follow_the_work(f):
              f'vllm:generation_tokens_total{{model_name="{f.model}"}}', 'sluice_finished_choices_total{reason="length"}']
     before = {name: f.metric(name) for name in names}
     f.complete(max_tokens=10, extra_body={"ignore_eos": True})
-    f.wait_until(lambda: f.metric("sluice_running_sequences") == 0, "still running")
+    wait_until(lambda: f.metric("sluice_running_sequences") == 0, "still running")
     after = {name: f.metric(name) for name in names}
     assert all(after[name] > before[name] for name in names), (before, after)
     assert after[names[0]] - before[names[0]] == 10
@@ -274,7 +239,7 @@ def connections_dropped_anywhere(f):
             client.sendall(data[:random.randint(0, len(data))])
             if random.random() < 0.5:  # a reset instead of an end
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    f.wait_until(lambda: f.metric("sluice_open_answers") == 0, "answers of nobody are open")
+    wait_until(lambda: f.metric("sluice_open_answers") == 0, "answers of nobody are open")
     grown = resident_bytes(f.process) - before
     assert grown < 64 << 20, f"{grown >> 20} MiB more than before"
     assert f.complete().choices[0].text
@@ -331,29 +296,16 @@ def sigterm_lets_streams_end(f):  # the last one: nothing is served after it
     reader = threading.Thread(target=lambda: chunks.extend(stream))
     reader.start()
     # /ready says no while it drains; if that is quick, the port is closed already.
-    f.wait_until(lambda: not is_ready(f), "still ready after SIGTERM")
+    wait_until(lambda: not is_ready(f), "still ready after SIGTERM")
     reader.join()
     assert chunks[-1].usage.completion_tokens == 200, chunks[-1]
     assert f.process.wait(SECONDS) == 0
 
 
 def main():
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    failed = 0
-    with running_server(sys.argv[1]) as (process, address):
-        fixture = Fixture(process, address)
-        for function in TESTS:
-            begin = time.monotonic()
-            try:
-                function(fixture)
-                print(f"passed  {function.__name__} ({time.monotonic() - begin:.2f} s)", flush=True)
-            except Exception:
-                failed += 1
-                print(f"FAILED  {function.__name__}\n{traceback.format_exc()}", flush=True)
-    print(f"{len(TESTS) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    binary = binary_argument(__doc__)
+    with running_server(binary, "--http", "127.0.0.1:0", door="http") as (process, address):
+        return run_all(Fixture(process, address))
 
 
 if __name__ == "__main__":
