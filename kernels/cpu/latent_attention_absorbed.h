@@ -2,21 +2,18 @@
 // cache's type. Scratch memory only; lives for one call.
 #pragma once
 
-#include <limits>
-
 #include "kernels/cpu/carver.h"
 #include "kernels/cpu/latent_cache.h"
+#include "kernels/cpu/running_softmax.h"
 #include "kernels/cpu/simd.h"
 
 namespace sluice::cpu::SLUICE_ISA {
 
 namespace absorbed {
 
-constexpr int32_t kTileKeys = kPageTokens;
 // 4 tiles: at 16 heads x 576 about 9 Mflop, some 50 us of one core; far above the cost of a hand-over and of merging a
 // partition's latents (about 1 us), small enough that two threads share a context of 257.
 constexpr int32_t kPartitionKeys = 4 * kTileKeys;
-constexpr float kClosed = -std::numeric_limits<float>::infinity();
 
 struct Row {
   const SequenceSpan* span;

@@ -10,8 +10,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "sluice/check.h"
-
 #include "kernels/cpu/simd.h"
 
 namespace sluice::cpu::SLUICE_ISA {

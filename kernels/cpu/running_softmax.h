@@ -1,5 +1,5 @@
 // The running softmax of one query row over tiles of 64 keys (arXiv:2205.14135), shared by both precisions of the
-// expanded form.
+// expanded form; its constants by the absorbed form, too.
 #pragma once
 
 #include <algorithm>
