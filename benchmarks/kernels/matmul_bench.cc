@@ -1,5 +1,5 @@
-// Dense products of DeepSeek-V2-Lite: one row (decode; bound by reading the weights) and 512 rows (prompt; bound by
-// multiply-adds).
+// Dense products of DeepSeek-V2-Lite: one row (decode; bound by reading the weights), 16 rows (decode of 16 sequences) and
+// 512 rows (a prompt; bound by multiply-adds).
 #include <cmath>
 
 #include "sluice/quantize.h"
@@ -77,6 +77,7 @@ BENCHMARK_CAPTURE(matmul_bench, gemv_bf16, WeightFormat::kBF16, 1)->Name("gemv/b
 BENCHMARK_CAPTURE(matmul_bench, gemv_f32, WeightFormat::kF32, 1)->Name("gemv/f32")->Apply(lite_shapes);
 BENCHMARK_CAPTURE(matmul_bench, gemv_int4, WeightFormat::kInt4G32, 1)->Name("gemv/int4-g32")->Apply(lite_shapes);
 BENCHMARK_CAPTURE(matmul_bench, gemv_int4_128, WeightFormat::kInt4G128, 1)->Name("gemv/int4-g128")->Apply(lite_shapes);
+BENCHMARK_CAPTURE(matmul_bench, rows16_int4, WeightFormat::kInt4G32, 16)->Name("gemm16/int4-g32")->Apply(lite_shapes);
 BENCHMARK_CAPTURE(matmul_bench, gemm_bf16, WeightFormat::kBF16, 512)->Name("gemm512/bf16")->Apply(lite_shapes);
 BENCHMARK_CAPTURE(matmul_bench, gemm_f32, WeightFormat::kF32, 512)->Name("gemm512/f32")->Apply(lite_shapes);
 BENCHMARK_CAPTURE(matmul_bench, gemm_int8, WeightFormat::kInt8, 512)->Name("gemm512/int8")->Apply(lite_shapes);

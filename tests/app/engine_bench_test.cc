@@ -3,11 +3,12 @@
 
 #include "app/bench/cell.h"
 #include "app/bench/traffic.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-std::string shape(const std::string& name) { return std::string(SLUICE_SOURCE_DIR) + "/configs/shapes/" + name; }
+std::string shape(const std::string& name) { return source_file("configs/shapes/" + name); }
 
 // 4.5 bits a weight in groups of 32: half a byte and a sixteenth for the scale.
 constexpr int64_t int4(int64_t weights) { return weights / 2 + weights / 16; }

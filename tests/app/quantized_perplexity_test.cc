@@ -10,12 +10,13 @@
 #include "app/perplexity.h"
 #include "model/quantize_checkpoint.h"
 #include "tests/model/temp_directory.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-const std::string kModel = SLUICE_SOURCE_DIR "/configs/demo-moe";
-const std::string kGoldens = SLUICE_SOURCE_DIR "/tests/golden/demo-moe";
+const std::string kModel = source_file("configs/demo-moe");
+const std::string kGoldens = source_file("tests/golden/demo-moe");
 
 double perplexity(const std::string& model, WeightFormat weights, const std::string& file) {
   Options options;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "chat/chat_format.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -25,7 +26,7 @@ json read_json(const std::string& path) {
   return json::parse(file);
 }
 
-std::string source(const std::string& path) { return std::string(SLUICE_SOURCE_DIR) + "/" + path; }
+std::string source(const std::string& path) { return source_file(path); }
 
 ChatRole role_of(const std::string& text) {
   if (text == "system") return kSystem;

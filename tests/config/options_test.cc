@@ -1,5 +1,6 @@
 // Where options come from, and what is said of wrong ones.
 #include "config/options.h"
+#include "tests/support/source_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +25,7 @@ class OptionsFile : public testing::Test {
 };
 
 TEST_F(OptionsFile, DefaultYamlNamesEveryKeyWithItsDefault) {
-  const std::string file = SLUICE_SOURCE_DIR "/configs/default.yaml";
+  const std::string file = source_file("configs/default.yaml");
   Options changed;  // every field away from its default, where the table can say so
   changed.threads = 77;
   changed.grpc = "x:1";

@@ -7,14 +7,15 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-const std::string kModel = SLUICE_SOURCE_DIR "/configs/demo-moe";
+const std::string kModel = source_file("configs/demo-moe");
 
 nlohmann::json goldens() {
-  std::ifstream file(SLUICE_SOURCE_DIR "/tests/golden/demo-moe/goldens.json");
+  std::ifstream file(source_file("tests/golden/demo-moe/goldens.json"));
   return nlohmann::json::parse(file);
 }
 

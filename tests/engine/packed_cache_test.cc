@@ -6,6 +6,7 @@
 
 #include "tests/model/temp_directory.h"
 #include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -14,7 +15,7 @@ class PackedCacheModel : public testing::Test {
  protected:
   // What all packed matrices make of an input, in load order, and whether the file was read to the end.
   std::pair<std::vector<float>, bool> load(PackedCache* cache) {
-    const std::string directory = SLUICE_SOURCE_DIR "/configs/demo-moe";
+    const std::string directory = source_file("configs/demo-moe");
     const ModelConfig config = ModelConfig::load(directory).value();
     const Checkpoint checkpoint = Checkpoint::open(directory, config).value();
     const Backend& backend = *find_backend("auto").value();

@@ -7,11 +7,12 @@
 #include "model/quantize_checkpoint.h"
 #include "tests/model/temp_directory.h"
 #include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-const std::string kModel = SLUICE_SOURCE_DIR "/configs/demo-moe";
+const std::string kModel = source_file("configs/demo-moe");
 
 std::vector<float> logits_of(const std::string& directory, WeightFormat weights, const std::string& backend) {
   const auto runner = ModelRunner::open(directory, {.backend = backend, .weights = weights});

@@ -9,6 +9,7 @@
 
 #include "tests/model/temp_directory.h"
 #include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -22,7 +23,7 @@ constexpr int32_t kChunkStep = 1;
 
 constexpr int32_t kPrompt = 300;  // of which the first 40 positions (index_topk) are dense
 
-std::string golden(const char* name) { return fmt::format("{}/tests/golden/transformers/{}", SLUICE_SOURCE_DIR, name); }
+std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
 
 std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
   std::vector<TokenId> tokens;

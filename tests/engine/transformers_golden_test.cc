@@ -10,6 +10,7 @@
 
 #include "model/rope.h"
 #include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -22,7 +23,7 @@ struct Case {
 class TransformersGolden : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    const std::string directory = fmt::format("{}/tests/golden/transformers/{}", SLUICE_SOURCE_DIR, GetParam().name);
+    const std::string directory = source_file(std::string("tests/golden/transformers/") + GetParam().name);
     std::ifstream file(directory + "/goldens.json");
     golden_ = nlohmann::json::parse(file);
     auto runner = ModelRunner::open(directory, {.backend = GetParam().backend->name});

@@ -10,6 +10,7 @@
 #include "safetensors_writer.h"
 #include "temp_directory.h"
 #include "test_configs.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -247,7 +248,7 @@ TEST(Checkpoint, RefusesAFolderWithoutWeights) {
 }
 
 TEST(Checkpoint, TheDemoModelHasEveryTensorOfItsArchitecture) {
-  const std::string directory = SLUICE_SOURCE_DIR "/configs/demo-moe";
+  const std::string directory = source_file("configs/demo-moe");
   const Result<ModelConfig> config = ModelConfig::load(directory);
   ASSERT_TRUE(config.ok()) << config.status().to_string();
   const Result<Checkpoint> checkpoint = Checkpoint::open(directory, *config);
@@ -285,7 +286,7 @@ TEST(Checkpoint, RandomHasWhatTheArchitectureAsksFor) {
 
 // Run under ThreadSanitizer to mean something.
 TEST(Checkpoint, ReadsFromManyThreads) {
-  const std::string directory = SLUICE_SOURCE_DIR "/configs/demo-moe";
+  const std::string directory = source_file("configs/demo-moe");
   const ModelConfig config = *ModelConfig::load(directory);
   const Checkpoint checkpoint = *Checkpoint::open(directory, config);
   const std::vector<float> expected = read(checkpoint, "lm_head.weight", 0, 4096, 256);

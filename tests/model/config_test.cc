@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "temp_directory.h"
 #include "test_configs.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -90,7 +91,7 @@ TEST(ModelConfig, ReadsV32) {
 
 TEST(ModelConfig, ReadsEveryConfigOfTheRepository) {
   for (const char* folder : {"configs/demo-moe", "configs/shapes/lite", "configs/shapes/mini"}) {
-    const Result<ModelConfig> config = ModelConfig::load(std::string(SLUICE_SOURCE_DIR "/") + folder);
+    const Result<ModelConfig> config = ModelConfig::load(source_file(folder));
     EXPECT_TRUE(config.ok()) << config.status().to_string();
   }
 }

@@ -5,6 +5,7 @@
 #include "gtest/gtest.h"
 #include "model/config.h"
 #include "temp_directory.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -30,7 +31,7 @@ TEST(GenerationConfig, AnAbsentFileChangesNothing) {
 
 TEST(GenerationConfig, ReadsTheDemoModels) {
   ModelInfo info = base_info();
-  const Status status = apply_generation_config(SLUICE_SOURCE_DIR "/configs/demo-moe", info);
+  const Status status = apply_generation_config(source_file("configs/demo-moe"), info);
   ASSERT_TRUE(status.ok()) << status.to_string();
   EXPECT_EQ(info.default_sampling.temperature, 0.7f);
   EXPECT_EQ(info.default_sampling.top_p, 0.95f);

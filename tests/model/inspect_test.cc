@@ -5,6 +5,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "test_configs.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -51,7 +52,7 @@ TEST(Inspect, CountsTheReleasedModels) {
 }
 
 TEST(Inspect, CountsTheDemoModelExactly) {
-  const std::string directory = SLUICE_SOURCE_DIR "/configs/demo-moe";
+  const std::string directory = source_file("configs/demo-moe");
   const ModelConfig config = *ModelConfig::load(directory);
   const Checkpoint checkpoint = *Checkpoint::open(directory, config);
   const ModelReport report = inspect(config, &checkpoint);

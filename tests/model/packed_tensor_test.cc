@@ -11,6 +11,7 @@
 #include "tests/model/safetensors_writer.h"
 #include "tests/model/temp_directory.h"
 #include "tests/model/test_configs.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -38,7 +39,7 @@ std::string decode_base64(const std::string& text) {
 
 const Json& golden() {
   static const Json cases = [] {
-    std::ifstream file(SLUICE_SOURCE_DIR "/tests/golden/packed/cases.json");
+    std::ifstream file(source_file("tests/golden/packed/cases.json"));
     return Json::parse(file);
   }();
   return cases;

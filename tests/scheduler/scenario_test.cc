@@ -1,5 +1,6 @@
 // Runs every scenario of tests/scenario.
 #include "tests/support/scenario.h"
+#include "tests/support/source_file.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +14,7 @@ namespace {
 
 std::vector<std::filesystem::path> all_scenarios() {
   std::vector<std::filesystem::path> found;
-  for (const auto& entry : std::filesystem::directory_iterator(SLUICE_SOURCE_DIR "/tests/scenario"))
+  for (const auto& entry : std::filesystem::directory_iterator(source_file("tests/scenario")))
     if (entry.path().extension() == ".scn") found.push_back(entry.path());
   std::ranges::sort(found);
   return found;

@@ -16,12 +16,13 @@
 #include "server/services.h"
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/utf8.h"
+#include "tests/support/source_file.h"
 
 namespace sluice {
 
 inline const Tokenizer& demo_tokenizer() {
   static const Tokenizer tokenizer = [] {
-    Result<Tokenizer> loaded = Tokenizer::load(SLUICE_SOURCE_DIR "/configs/demo-moe");
+    Result<Tokenizer> loaded = Tokenizer::load(source_file("configs/demo-moe"));
     EXPECT_TRUE(loaded.ok()) << loaded.status().to_string();
     return std::move(loaded).value();
   }();

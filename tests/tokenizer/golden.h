@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tokenizer/tokenizer.h"
+#include "tests/support/source_file.h"
 
 namespace sluice::testing {
 
@@ -20,7 +21,7 @@ inline std::string read_text(const std::string& path) {
 }
 
 inline std::string golden_text(const std::string& name) {
-  return read_text(std::string(SLUICE_SOURCE_DIR) + "/tests/golden/tokenizer/" + name);
+  return read_text(source_file("tests/golden/tokenizer/" + name));
 }
 
 inline nlohmann::json golden(const std::string& name) {

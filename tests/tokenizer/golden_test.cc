@@ -1,4 +1,5 @@
 // Ids and texts against the recorded answers of an independent implementation (tests/golden/tokenizer/record.py).
+#include "tests/support/source_file.h"
 #include "tests/tokenizer/golden.h"
 
 #include <cstdlib>
@@ -55,7 +56,7 @@ void expect_golden(const Tokenizer& tokenizer, const std::string& name) {
 TEST(TokenizerGolden, DeepSeekV2Stages) { expect_golden(testing::v2_stages(), "cases_v2.json"); }
 
 TEST(TokenizerGolden, DemoModel) {
-  const Result<Tokenizer> tokenizer = Tokenizer::load(std::string(SLUICE_SOURCE_DIR) + "/configs/demo-moe");
+  const Result<Tokenizer> tokenizer = Tokenizer::load(source_file("configs/demo-moe"));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().to_string();
   expect_golden(*tokenizer, "cases_demo.json");
 }
