@@ -12,6 +12,7 @@
 
 #include "sluice/kv_layout.h"
 #include "sluice/rope_layout.h"
+#include "sluice/scoring_func.h"
 #include "sluice/tensor.h"
 #include "sluice/thread_team.h"
 #include "sluice/types.h"
@@ -84,23 +85,29 @@ struct GroupedMatmulArgs {
   int64_t y_stride = 0;
 };
 
-// y = silu(gate) * up, silu(z) = z / (1 + exp(-z)) (arXiv:2002.05202).
+// y = silu(gate) * up, silu(z) = z / (1 + exp(-z)) (arXiv:2002.05202). With a limit (DeepSeek-V4) gate is min(gate, limit)
+// and up is clamped to [-limit, limit] first.
 struct SiluMulArgs {
   const float* gate_up = nullptr;  // [rows, 2 * width]: gate, then up
   float* y = nullptr;              // [rows, width]
   int64_t rows = 0, width = 0;
+  float limit = 0;                 // 0: none
 };
 
-// Router logits -> experts and weights (arXiv:2405.04434 for V2, arXiv:2412.19437 for V3).
+// Router logits -> experts and weights (arXiv:2405.04434 for V2, arXiv:2412.19437 for V3, transformers' deepseek_v4).
 //   softmax: s = softmax(logits), groups scored by their best expert
 //   sigmoid: s = sigmoid(logits); chosen by s + bias, groups scored by the sum of their two best; weighted by s alone
-// Ties go to the lower expert id. Experts come by falling choice score.
+//   sqrt of softplus: s = sqrt(log(1 + exp(logits))), the rest as with sigmoid. Below -87.3 s is 0.
+// Ties go to the lower expert id. Experts come by falling choice score. A hash-routed layer (V4) does not choose: its
+// experts are the token's row of a table, in that order, weighted by s.
 struct RouteArgs {
   const float* logits = nullptr;  // [rows, num_experts]
   const float* bias = nullptr;    // [num_experts] or null
   int64_t rows = 0;
   int32_t num_experts = 0, num_groups = 1, top_groups = 1, top_k = 0;
-  bool sigmoid = false;
+  ScoringFunc scoring = ScoringFunc::kSoftmax;
+  const int32_t* table = nullptr;    // [vocab, top_k] expert ids, or null: choose
+  const TokenId* tokens = nullptr;   // [rows], with `table`
   bool normalize = false;         // divide by (sum of the chosen + 1e-20)
   float scale = 1;                // times this
   int32_t* experts = nullptr;     // [rows, top_k]

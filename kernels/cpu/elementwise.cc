@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/cpu/backend.h"
 
@@ -49,7 +50,12 @@ void rms_norm(const RmsNormArgs& args, OpContext& context) {
 
 void silu_mul(const SiluMulArgs& args, OpContext& context) {
   const F32x16 one = broadcast(1.0f);
-  const auto silu = [&](F32x16 gate, F32x16 up) { return gate / (one + exp(zero() - gate)) * up; };
+  const F32x16 limit = broadcast(args.limit > 0 ? args.limit : std::numeric_limits<float>::infinity());
+  const auto silu = [&](F32x16 gate, F32x16 up) {
+    gate = min(limit, gate);  // the value second, as in exp(): NaN stays
+    up = max(zero() - limit, min(limit, up));
+    return gate / (one + exp(zero() - gate)) * up;
+  };
   context.team.parallel_for(args.rows, row_grain(4 * args.width), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
       const float* gate = args.gate_up + row * 2 * args.width;

@@ -27,14 +27,17 @@ void score(const RouteArgs& args, const float* logits, float* scores) {
   for (int32_t e = 0; e < count; e += kLanes) {
     const int32_t lanes = std::min(kLanes, count - e);
     const F32x16 z = load_first(logits + e, lanes);
-    if (args.sigmoid) {
+    if (args.scoring == ScoringFunc::kSigmoid) {
       store_first(scores + e, one / (one + exp(zero() - z)), lanes);
+    } else if (args.scoring == ScoringFunc::kSqrtSoftplus) {
+      const F32x16 minus_z = zero() - z;
+      store_first(scores + e, sqrt(max(zero(), z) + log1p_unit(exp(min(minus_z, z)))), lanes);
     } else {
       store_first(scores + e, exp(z - broadcast(peak)), lanes);
       sum = sum + load_first(scores + e, lanes);
     }
   }
-  if (args.sigmoid) return;
+  if (args.scoring != ScoringFunc::kSoftmax) return;
   const F32x16 total = broadcast(reduce_add(sum));
   for (int32_t e = 0; e < count; e += kLanes) {
     const int32_t lanes = std::min(kLanes, count - e);
@@ -63,7 +66,7 @@ void limit_groups(const RouteArgs& args, float* choice) {
         second = std::max(second, choice[e]);
       }
     }
-    group_scores[group] = args.sigmoid && size > 1 ? first + second : first;
+    group_scores[group] = args.scoring != ScoringFunc::kSoftmax && size > 1 ? first + second : first;
   }
   bool open[kMaxGroups] = {};
   for (int32_t i = 0; i < args.top_groups; ++i) {
@@ -75,18 +78,28 @@ void limit_groups(const RouteArgs& args, float* choice) {
     if (!open[group]) std::fill(choice + group * size, choice + (group + 1) * size, kClosed);
 }
 
-void route_row(const RouteArgs& args, int64_t row) {
-  alignas(64) float scores[kMaxExperts];
+void choose(const RouteArgs& args, const float* scores, int32_t* experts) {
   alignas(64) float choice[kMaxExperts];
-  score(args, args.logits + row * args.num_experts, scores);
   for (int32_t e = 0; e < args.num_experts; ++e) choice[e] = args.bias ? scores[e] + args.bias[e] : scores[e];
   if (args.num_groups > 1) limit_groups(args, choice);
-  int32_t* experts = args.experts + row * args.top_k;
-  float* weights = args.weights + row * args.top_k;
-  float sum = 0;
   for (int32_t slot = 0; slot < args.top_k; ++slot) {
     experts[slot] = best_of(choice, args.num_experts);
     choice[experts[slot]] = kClosed;
+  }
+}
+
+void route_row(const RouteArgs& args, int64_t row) {
+  alignas(64) float scores[kMaxExperts];
+  score(args, args.logits + row * args.num_experts, scores);
+  int32_t* experts = args.experts + row * args.top_k;
+  float* weights = args.weights + row * args.top_k;
+  if (args.table) {
+    std::copy_n(args.table + int64_t{args.tokens[row]} * args.top_k, args.top_k, experts);
+  } else {
+    choose(args, scores, experts);
+  }
+  float sum = 0;
+  for (int32_t slot = 0; slot < args.top_k; ++slot) {
     weights[slot] = scores[experts[slot]];
     sum += weights[slot];
   }

@@ -27,8 +27,12 @@ void silu_mul(const SiluMulArgs& args, OpContext&) {
     const float* gate = args.gate_up + row * 2 * args.width;
     const float* up = gate + args.width;
     for (int64_t i = 0; i < args.width; ++i) {
-      const double z = gate[i];
-      args.y[row * args.width + i] = static_cast<float>(z / (1 + std::exp(-z)) * up[i]);
+      double z = gate[i], factor = up[i];
+      if (args.limit > 0) {
+        z = z > args.limit ? args.limit : z;  // written so that NaN stays
+        factor = factor > args.limit ? args.limit : factor < -args.limit ? -args.limit : factor;
+      }
+      args.y[row * args.width + i] = static_cast<float>(z / (1 + std::exp(-z)) * factor);
     }
   }
 }

@@ -23,12 +23,18 @@ std::vector<int32_t> top_indices(const std::vector<double>& values, int32_t coun
   return order;
 }
 
+double softplus(double z) { return std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))); }
+
 // Scores in f32, as the models were trained.
 std::vector<float> scores(const RouteArgs& args, const float* logits) {
   const auto count = static_cast<size_t>(args.num_experts);
   std::vector<float> result(count);
-  if (args.sigmoid) {
+  if (args.scoring == ScoringFunc::kSigmoid) {
     for (size_t e = 0; e < count; ++e) result[e] = static_cast<float>(1 / (1 + std::exp(-double{logits[e]})));
+    return result;
+  }
+  if (args.scoring == ScoringFunc::kSqrtSoftplus) {
+    for (size_t e = 0; e < count; ++e) result[e] = static_cast<float>(std::sqrt(softplus(logits[e])));
     return result;
   }
   const double peak = *std::max_element(logits, logits + count);
@@ -45,7 +51,7 @@ void limit_groups(const RouteArgs& args, std::vector<double>& choice, double clo
   for (int32_t group = 0; group < args.num_groups; ++group) {
     std::vector<double> members(choice.begin() + group * size, choice.begin() + (group + 1) * size);
     std::sort(members.rbegin(), members.rend());
-    group_scores.push_back(args.sigmoid && size > 1 ? members[0] + members[1] : members[0]);
+    group_scores.push_back(args.scoring != ScoringFunc::kSoftmax && size > 1 ? members[0] + members[1] : members[0]);
   }
   std::vector<bool> open(static_cast<size_t>(args.num_groups), false);
   for (int32_t group : top_indices(group_scores, args.top_groups)) open[static_cast<size_t>(group)] = true;
@@ -53,17 +59,25 @@ void limit_groups(const RouteArgs& args, std::vector<double>& choice, double clo
     if (!open[static_cast<size_t>(e / size)]) choice[static_cast<size_t>(e)] = closed;
 }
 
+std::vector<int32_t> choose(const RouteArgs& args, int64_t row, const std::vector<float>& s) {
+  if (args.table) {
+    const int32_t* ids = args.table + int64_t{args.tokens[row]} * args.top_k;
+    return {ids, ids + args.top_k};
+  }
+  std::vector<double> choice(s.begin(), s.end());
+  if (args.bias)
+    for (size_t e = 0; e < choice.size(); ++e) choice[e] = s[e] + args.bias[e];  // f32 sum
+  // V2 writes 0 into closed groups, V3 minus infinity; softmax scores are positive, so one rule serves both.
+  if (args.num_groups > 1) limit_groups(args, choice, -std::numeric_limits<double>::infinity());
+  return top_indices(choice, args.top_k);
+}
+
 }  // namespace
 
 void route(const RouteArgs& args, OpContext&) {
   for (int64_t row = 0; row < args.rows; ++row) {
     const std::vector<float> s = scores(args, args.logits + row * args.num_experts);
-    std::vector<double> choice(s.begin(), s.end());
-    if (args.bias)
-      for (size_t e = 0; e < choice.size(); ++e) choice[e] = s[e] + args.bias[e];  // f32 sum
-    // V2 writes 0 into closed groups, V3 minus infinity; softmax scores are positive, so one rule serves both.
-    if (args.num_groups > 1) limit_groups(args, choice, -std::numeric_limits<double>::infinity());
-    const std::vector<int32_t> chosen = top_indices(choice, args.top_k);
+    const std::vector<int32_t> chosen = choose(args, row, s);
     double sum = 0;
     for (int32_t e : chosen) sum += s[static_cast<size_t>(e)];
     for (int32_t slot = 0; slot < args.top_k; ++slot) {

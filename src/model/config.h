@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "sluice/request.h"
+#include "sluice/scoring_func.h"
 #include "sluice/status.h"
 #include "sluice/types.h"
 
@@ -25,8 +26,6 @@ enum class TopkMethod : uint8_t {
   kGroupLimitedGreedy,  // groups scored by their best expert (V2)
   kNoauxTc,             // groups scored by the sum of their two best biased scores (V3)
 };
-
-enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid, kSqrtSoftplus };
 
 // Parameters of YaRN (arXiv:2309.00071) as in rope_scaling.
 struct YarnConfig {

@@ -99,7 +99,7 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                  .num_groups = grouped ? config_.n_group : 1,
                  .top_groups = grouped ? config_.topk_group : 1,
                  .top_k = top_k,
-                 .sigmoid = config_.scoring_func == ScoringFunc::kSigmoid,
+                 .scoring = config_.scoring_func,
                  .normalize = config_.norm_topk_prob,
                  .scale = static_cast<float>(config_.routed_scaling_factor),
                  .experts = work.experts.data(),

@@ -127,9 +127,9 @@ TEST_P(RmsNormTest, NotANumberStaysInItsRow) {
 }
 
 std::vector<float> silu_mul(const Backend& backend, int64_t rows, int64_t width, const std::vector<float>& gate_up,
-                            OpContext& context) {
+                            OpContext& context, float limit = 0) {
   Guarded<float> y(rows * width);
-  backend.silu_mul({.gate_up = gate_up.data(), .y = y.data(), .rows = rows, .width = width}, context);
+  backend.silu_mul({.gate_up = gate_up.data(), .y = y.data(), .rows = rows, .width = width, .limit = limit}, context);
   EXPECT_TRUE(y.guards_intact()) << backend.name;
   return {y.values().begin(), y.values().end()};
 }
@@ -176,14 +176,38 @@ TEST_P(SiluMulTest, ExtremesAreFinite) {
   for (float value : silu_mul(backend(), 1, width, gate_up, context)) EXPECT_TRUE(std::isfinite(value));
 }
 
+// The gate is cut above alone, the other factor on both sides (DeepSeek-V4); clamping by hand first says the same bits.
+TEST_P(SiluMulTest, LimitClampsGateOnceAndUpTwice) {
+  const int64_t rows = 3, width = 100;
+  const float limit = 2.5f;
+  const std::vector<float> gate_up = random_values(rows * 2 * width, 8, 4);
+  std::vector<float> clamped = gate_up;
+  size_t cut[3] = {};
+  for (size_t i = 0; i < clamped.size(); ++i) {
+    const bool is_gate = i / width % 2 == 0;
+    cut[0] += is_gate && clamped[i] > limit;
+    cut[1] += !is_gate && clamped[i] > limit;
+    cut[2] += !is_gate && clamped[i] < -limit;
+    clamped[i] = std::min(clamped[i], limit);
+    if (!is_gate) clamped[i] = std::max(clamped[i], -limit);
+  }
+  for (size_t count : cut) ASSERT_GT(count, 10u);
+  TestContext context;
+  for (const Backend* on : {&backend(), &oracle()})
+    expect_same_bits(silu_mul(*on, rows, width, gate_up, context, limit), silu_mul(*on, rows, width, clamped, context),
+                     width, on->name);
+}
+
 TEST_P(SiluMulTest, NotANumberShows) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> gate_up(2 * 20, 1.0f);
   gate_up[3] = nan;
   gate_up[20 + 19] = nan;
   TestContext context;
-  const std::vector<float> y = silu_mul(backend(), 1, 20, gate_up, context);
-  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i == 3 || i == 19) << i;
+  for (float limit : {0.0f, 10.0f}) {
+    const std::vector<float> y = silu_mul(backend(), 1, 20, gate_up, context, limit);
+    for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i == 3 || i == 19) << i;
+  }
 }
 
 // For a gate of -t, 16 <= t <= 87, up = 1: the result is -t / (1 + e^t), so its error is that of e^t, two roundings and

@@ -9,31 +9,39 @@ namespace {
 
 struct Router {
   int32_t num_experts, num_groups, top_groups, top_k;
-  bool sigmoid, normalize;
+  ScoringFunc scoring;
+  bool normalize;
   float scale;
   bool bias;
 
   std::string text() const {
+    const char* const names[] = {"softmax", "sigmoid", "sqrt-softplus"};
     return fmt::format("experts={} groups={}/{} top={} {}{}{} scale={}", num_experts, top_groups, num_groups, top_k,
-                       sigmoid ? "sigmoid" : "softmax", normalize ? " normalized" : "", bias ? " bias" : "", scale);
+                       names[static_cast<int>(scoring)], normalize ? " normalized" : "", bias ? " bias" : "", scale);
   }
 };
 
-constexpr Router kLite{64, 1, 1, 6, false, false, 1, false};
-constexpr Router kV2{160, 8, 3, 6, false, false, 16, false};
-constexpr Router kV3{256, 8, 4, 8, true, true, 2.5f, true};
+constexpr ScoringFunc kSoftmax = ScoringFunc::kSoftmax, kSigmoid = ScoringFunc::kSigmoid,
+                      kSqrtSoftplus = ScoringFunc::kSqrtSoftplus;
+
+constexpr Router kLite{64, 1, 1, 6, kSoftmax, false, 1, false};
+constexpr Router kV2{160, 8, 3, 6, kSoftmax, false, 16, false};
+constexpr Router kV3{256, 8, 4, 8, kSigmoid, true, 2.5f, true};
 constexpr Router kRouters[] = {
     kLite,
     kV2,
     kV3,
-    {7, 1, 1, 7, false, true, 1, false},  // all experts chosen: a full sort
-    {12, 4, 2, 3, false, true, 0.5f, false},
-    {12, 4, 2, 3, true, false, 1, true},
-    {33, 3, 1, 5, true, true, 1, false},
-    {8, 8, 3, 2, true, true, 1, true},  // groups of one
-    {1, 1, 1, 1, false, true, 1, false},
-    {384, 1, 1, 8, true, true, 2.8f, true},
-    {512, 1, 1, 1, false, false, 1, false},
+    {7, 1, 1, 7, kSoftmax, true, 1, false},  // all experts chosen: a full sort
+    {12, 4, 2, 3, kSoftmax, true, 0.5f, false},
+    {12, 4, 2, 3, kSigmoid, false, 1, true},
+    {33, 3, 1, 5, kSigmoid, true, 1, false},
+    {8, 8, 3, 2, kSigmoid, true, 1, true},  // groups of one
+    {1, 1, 1, 1, kSoftmax, true, 1, false},
+    {384, 1, 1, 8, kSigmoid, true, 2.8f, true},
+    {512, 1, 1, 1, kSoftmax, false, 1, false},
+    {256, 1, 1, 6, kSqrtSoftplus, true, 1.5f, true},  // V4 Flash
+    {384, 1, 1, 6, kSqrtSoftplus, true, 2.5f, true},  // V4 Pro
+    {33, 3, 2, 5, kSqrtSoftplus, false, 1, false},
 };
 
 struct Routes {
@@ -52,7 +60,7 @@ Routes route(const Backend& backend, const Router& r, int64_t rows, const std::v
                  .num_groups = r.num_groups,
                  .top_groups = r.top_groups,
                  .top_k = r.top_k,
-                 .sigmoid = r.sigmoid,
+                 .scoring = r.scoring,
                  .normalize = r.normalize,
                  .scale = r.scale,
                  .experts = experts.data(),
@@ -64,8 +72,9 @@ Routes route(const Backend& backend, const Router& r, int64_t rows, const std::v
 
 // Numerator and denominator each carry exp (3 u) and the rounding of logit - peak (u times the spread); the sum of the
 // experts adds a rounding per lane step and 4 folds, the sum of the chosen top_k; quotients, scale and the oracle 6.
+// A sqrt-softplus score stays below that: exp 3, the logarithm 5, a sum, of which the root leaves the half, and its own.
 double weight_bound(const Router& r, double spread) {
-  return kUnit * (2 * (3 + spread) + r.num_experts / 16.0 + 4 + r.top_k + 6);
+  return kUnit * (2 * (3 + std::max(2.5, spread)) + r.num_experts / 16.0 + 4 + r.top_k + 6);
 }
 
 void expect_routes(const Backend& backend, const Router& r, int64_t rows, const std::vector<float>& logits,
@@ -118,7 +127,7 @@ TEST_P(RouteTest, TiesGoToTheLowerId) {
 // By hand, independent of the oracle: 4 experts in 2 groups, sigmoid. Scores .5 .5 | .731 .269; the bias lifts
 // expert 1.
 TEST_P(RouteTest, BiasChoosesAndScoresWeigh) {
-  const Router r{4, 2, 1, 2, true, true, 2, true};
+  const Router r{4, 2, 1, 2, kSigmoid, true, 2, true};
   const std::vector<float> logits = {0, 0, 1, -1}, bias = {0, 0.4f, 0, -5};
   TestContext context;
   const Routes got = route(backend(), r, 1, logits, bias, context);
@@ -126,9 +135,68 @@ TEST_P(RouteTest, BiasChoosesAndScoresWeigh) {
   EXPECT_EQ(got.weights, (std::vector<float>{1, 1}));    // .5 / (.5 + .5) * 2: the bias does not weigh
 }
 
+// sqrt(log(1 + e^z)) by numbers from outside (Python, in double), far from and close to zero.
+TEST_P(RouteTest, SqrtSoftplusByHand) {
+  const Router r{5, 1, 1, 5, kSqrtSoftplus, false, 1, false};
+  TestContext context;
+  const Routes got = route(backend(), r, 1, {0, 1, -3, 30, -20}, {}, context);
+  EXPECT_EQ(got.experts, (std::vector<int32_t>{3, 1, 0, 2, 4}));
+  const double want[] = {5.477225575051669, 1.145976303209723, 0.8325546111576977, 0.2204253877704246, 4.5399929739090794e-5};
+  for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(got.weights[i], want[i], 5.5 * kUnit * want[i]) << i;
+}
+
+// Every score on its own, from where it is zero to where it is the logit's root.
+TEST_P(RouteTest, SqrtSoftplusIsAccurateEverywhere) {
+  const Router r{2, 1, 1, 2, kSqrtSoftplus, false, 1, false};
+  constexpr int64_t kRows = 20'000;
+  std::vector<float> logits;
+  for (int64_t i = 0; i < kRows; ++i) {
+    logits.push_back(1000);  // always the first
+    logits.push_back(-87 + 175 * static_cast<float>(i) / kRows);
+  }
+  TestContext context;
+  const Routes got = route(backend(), r, kRows, logits, {}, context);
+  for (size_t row = 0; row < kRows; ++row) {
+    const double z = logits[2 * row + 1], want = std::sqrt(std::max(z, 0.0) + std::log1p(std::exp(-std::abs(z))));
+    ASSERT_NEAR(got.weights[2 * row + 1], want, 5.5 * kUnit * want) << "logit " << z;
+  }
+}
+
+// A hash-routed layer: the token's row of the table, whatever the scores and the bias say; the scores weigh.
+TEST_P(RouteTest, HashRoutedExpertsComeFromTheTable) {
+  const int32_t experts = 37, top_k = 3, vocab = 50;
+  const int64_t rows = 40;
+  std::vector<int32_t> table;
+  for (int32_t token = 0; token < vocab; ++token) {
+    const std::vector<int32_t> order = shuffled(experts, static_cast<uint64_t>(token));
+    table.insert(table.end(), order.begin(), order.begin() + top_k);
+  }
+  const std::vector<float> logits = random_values(rows * experts, 5, 3), bias = random_values(experts, 6);
+  std::vector<TokenId> tokens;
+  for (int64_t row = 0; row < rows; ++row) tokens.push_back(static_cast<TokenId>(random_bits(7, row) % vocab));
+  const auto run = [&](const Backend& on) {
+    Guarded<int32_t> ids(rows * top_k);
+    Guarded<float> weights(rows * top_k);
+    TestContext context(2);
+    on.route({.logits = logits.data(), .bias = bias.data(), .rows = rows, .num_experts = experts, .top_k = top_k,
+              .scoring = kSqrtSoftplus, .table = table.data(), .tokens = tokens.data(), .normalize = true,
+              .scale = 1.5f, .experts = ids.data(), .weights = weights.data()},
+             context);
+    EXPECT_TRUE(ids.guards_intact() && weights.guards_intact());
+    return Routes{{ids.values().begin(), ids.values().end()}, {weights.values().begin(), weights.values().end()}};
+  };
+  const Routes got = run(backend()), want = run(oracle());
+  for (size_t i = 0; i < got.experts.size(); ++i) {
+    const size_t token = static_cast<size_t>(tokens[i / top_k]);
+    ASSERT_EQ(got.experts[i], table[token * top_k + i % top_k]) << coordinate(i, top_k);
+    ASSERT_EQ(want.experts[i], got.experts[i]);
+    EXPECT_NEAR(got.weights[i], want.weights[i], (2 * 5.5 + top_k + 6) * kUnit * want.weights[i]);
+  }
+}
+
 TEST_P(RouteTest, WeightsOfFarExpertsAreAccurate) {
   // Two experts, the second t below: e^-t / (1 + e^-t) shows exp's relative error for negative arguments.
-  const Router r{2, 1, 1, 2, false, false, 1, false};
+  const Router r{2, 1, 1, 2, kSoftmax, false, 1, false};
   constexpr int64_t kRows = 20'000;
   std::vector<float> logits;
   for (int64_t i = 0; i < kRows; ++i) {

@@ -70,7 +70,7 @@ Routes route_by_oracle(const Router& r, int32_t rows, const std::vector<float>& 
               .num_groups = r.num_groups,
               .top_groups = r.top_groups,
               .top_k = r.top_k,
-              .sigmoid = r.sigmoid,
+              .scoring = r.sigmoid ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax,
               .normalize = r.normalize,
               .scale = r.scale,
               .experts = routes.experts.data(),
