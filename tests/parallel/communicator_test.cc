@@ -1,0 +1,146 @@
+// Gloo behind the seam: ranks as threads over the loopback. A build without Gloo has the group of one alone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "parallel/gloo_communicator.h"
+#include "parallel/single_rank.h"
+#include "tests/support/rank_threads.h"
+
+namespace sluice {
+namespace {
+
+// Of magnitudes so different that every order of additions gives other bits.
+std::vector<float> values_of(int rank, size_t count) {
+  std::mt19937 random(static_cast<uint32_t>(rank) * 7919 + static_cast<uint32_t>(count));
+  std::vector<float> values(count);
+  for (float& value : values)
+    value = std::ldexp(static_cast<float>(random() % 2000) - 1000, static_cast<int>(random() % 40) - 20);
+  return values;
+}
+
+std::vector<float> sum_in_order(int size, size_t count) {
+  std::vector<float> sum = values_of(0, count);
+  for (int rank = 1; rank < size; ++rank) {
+    const std::vector<float> term = values_of(rank, count);
+    for (size_t i = 0; i < count; ++i) sum[i] += term[i];
+  }
+  return sum;
+}
+
+std::span<const std::byte> bytes(const std::vector<float>& values) { return std::as_bytes(std::span(values)); }
+
+TEST(SingleRankCommunicator, IsItsOwnSum) {
+  SingleRank one;
+  std::vector<float> values = values_of(0, 5), all(5);
+  EXPECT_TRUE(one.all_reduce_sum(values).ok());
+  EXPECT_EQ(values, values_of(0, 5));
+  EXPECT_TRUE(one.all_gather(bytes(values), std::as_writable_bytes(std::span(all))).ok());
+  EXPECT_EQ(all, values);
+}
+
+#ifdef SLUICE_GLOO
+
+class GlooGroup : public testing::TestWithParam<int> {};
+
+TEST_P(GlooGroup, SumsInTheOrderOfRanksWhateverTheCount) {
+  const size_t small = kSmallBytes / sizeof(float);
+  run_ranks(GetParam(), [&](Group& group) {
+    Communicator& ranks = group.ranks();
+    for (const size_t count : {size_t{0}, size_t{1}, size_t{3}, size_t{1000}, small, small + 1, size_t{100'003}}) {
+      std::vector<float> values = values_of(ranks.rank(), count);
+      const Status status = ranks.all_reduce_sum(values);
+      ASSERT_TRUE(status.ok()) << status.to_string();
+      const std::vector<float> expected = sum_in_order(ranks.size(), count);
+      ASSERT_TRUE(count == 0 || std::memcmp(values.data(), expected.data(), count * sizeof(float)) == 0)
+          << "rank " << ranks.rank() << ", " << count << " values";
+    }
+  });
+}
+
+TEST_P(GlooGroup, GathersAndBroadcasts) {
+  run_ranks(GetParam(), [&](Group& group) {
+    Communicator& ranks = group.ranks();
+    for (const size_t count : {size_t{0}, size_t{1}, size_t{20'001}}) {
+      const std::vector<float> mine = values_of(ranks.rank(), count);
+      std::vector<float> expected;
+      for (int rank = 0; rank < ranks.size(); ++rank) {
+        const std::vector<float> theirs = values_of(rank, count);
+        expected.insert(expected.end(), theirs.begin(), theirs.end());
+      }
+      std::vector<float> all(expected.size(), NAN);
+      ASSERT_TRUE(ranks.all_gather(bytes(mine), std::as_writable_bytes(std::span(all))).ok());
+      EXPECT_EQ(all, expected);
+      std::vector<float> at_first(ranks.rank() == 0 ? expected.size() : 0, NAN);
+      ASSERT_TRUE(ranks.gather(bytes(mine), std::as_writable_bytes(std::span(at_first))).ok());
+      if (ranks.rank() == 0) {
+        EXPECT_EQ(at_first, expected);
+      }
+      std::vector<float> spread = mine;
+      ASSERT_TRUE(ranks.broadcast(std::as_writable_bytes(std::span(spread))).ok());
+      EXPECT_EQ(spread, values_of(0, count));
+    }
+  });
+}
+
+// The last rank leaves (its sockets close, as when its process dies): everybody else hears of it at once, with a
+// reason, and so does whoever asks again.
+TEST_P(GlooGroup, ARankThatLeavesIsNoticedAtOnce) {
+  const TimePoint begin = std::chrono::steady_clock::now();
+  run_ranks(GetParam(), [&](Group& group) {
+    Communicator& ranks = group.ranks();
+    if (ranks.rank() == ranks.size() - 1) return;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      std::vector<float> values(10);
+      const Status status = ranks.all_reduce_sum(values);
+      ASSERT_EQ(status.code(), StatusCode::kUnavailable);
+      EXPECT_THAT(status.message(), testing::StartsWith(fmt::format(
+                                        "rank {} of {}: all_reduce_sum number 1:", ranks.rank(), ranks.size())));
+    }
+  });
+  EXPECT_LT(seconds(std::chrono::steady_clock::now() - begin), 10);
+}
+
+TEST_P(GlooGroup, ARankThatHangsIsNoticedWithinTheTimeout) {
+  std::atomic<int> noticed = 0;
+  run_ranks(
+      GetParam(),
+      [&](Group& group) {
+        Communicator& ranks = group.ranks();
+        if (ranks.rank() == ranks.size() - 1) {
+          while (noticed < ranks.size() - 1) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+          return;
+        }
+        const TimePoint begin = std::chrono::steady_clock::now();
+        std::vector<float> values(10);
+        const Status status = ranks.all_reduce_sum(values);
+        noticed += 1;
+        EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+        EXPECT_LT(seconds(std::chrono::steady_clock::now() - begin), 5);
+      },
+      std::chrono::milliseconds(200));
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, GlooGroup, testing::Values(2, 3, 4));
+
+TEST(GlooGroupStart, ARankThatNeverComes) {
+  const int listener = listen_at("127.0.0.1", 0).value();
+  const auto group = Group::open({.rank = 0,
+                                  .size = 2,
+                                  .port = port_of(listener),
+                                  .listener = listener,
+                                  .own_host = {},
+                                  .start_timeout = std::chrono::milliseconds(300)});
+  ASSERT_TRUE(group.ok());
+  const Status status = (*group)->meet();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), testing::HasSubstr("rank 0 of 2"));
+}
+
+#endif  // SLUICE_GLOO
+
+}  // namespace
+}  // namespace sluice
