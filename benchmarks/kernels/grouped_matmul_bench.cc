@@ -1,5 +1,6 @@
-// The experts of one MoE layer of DeepSeek-V2-Lite, bf16 and int4: gate and up [2816, 2048], down [2048, 1408]. 1 to 3 rows
-// per expert are decode of up to 32 sequences (bound by reading), 16 and 64 prompt chunks of about 170 and 680 tokens.
+// The experts of one MoE layer of DeepSeek-V2-Lite, bf16 and int4: gate and up [2816, 2048], down [2048, 1408]. 1 to 8
+// rows per expert are decode of up to 80 sequences (bound by reading), 16 and 64 prompt chunks of about 170 and 680
+// tokens.
 #include <algorithm>
 
 #include "sluice/quantize.h"
@@ -55,7 +56,7 @@ void grouped_bench(benchmark::State& state, WeightFormat format, int64_t outputs
 void rows_and_threads(benchmark::internal::Benchmark* bench) {
   bench->ArgNames({"rows_per_expert", "threads"})->Unit(benchmark::kMillisecond)->UseRealTime();
   for (int threads : {1, 2})
-    for (int rows : {1, 2, 3, 16, 64}) bench->Args({rows, threads});
+    for (int rows : {1, 2, 4, 8, 16, 64}) bench->Args({rows, threads});
 }
 
 BENCHMARK_CAPTURE(grouped_bench, gate_up, WeightFormat::kBF16, 2816, 2048)
