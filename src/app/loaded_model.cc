@@ -57,8 +57,11 @@ Status load_tokenizer(const Options& options, LoadedModel& loaded) {
   if (loaded.tokenizer->vocab_size() > loaded.config.vocab_size)
     return failed_precondition("tokenizer.json: holds ids up to {}, but config.json: vocab_size is {}",
                                loaded.tokenizer->vocab_size() - 1, loaded.config.vocab_size);
-  Result<ChatFormat> format = options.chat_format.empty() ? detect_chat_format(loaded.tokenizer->chat_template())
-                                                          : parse_chat_format(options.chat_format);
+  // V4 ships no template: its layout is published as a program.
+  const bool is_v4 = loaded.config.hybrid && loaded.tokenizer->chat_template().empty();
+  Result<ChatFormat> format = !options.chat_format.empty() ? parse_chat_format(options.chat_format)
+                              : is_v4                      ? Result<ChatFormat>(ChatFormat::kDeepSeekV4)
+                                                           : detect_chat_format(loaded.tokenizer->chat_template());
   if (format.ok()) {
     loaded.chat_format = *format;
   } else {

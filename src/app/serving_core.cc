@@ -17,9 +17,11 @@ SchedulerOptions scheduler_options(const LoadedModel& loaded, const Options& opt
 }
 
 CacheOptions cache_options(const LoadedModel& loaded, const Options& options) {
-  const int64_t page_bytes = loaded.model->kv_layout().bytes_per_page();
+  const KvLayout layout = loaded.model->kv_layout();
+  const int64_t page_bytes = layout.bytes_per_page();
   return {.num_pages = loaded.num_pages,
           .enabled = options.cache_enabled,
+          .rewindable = layout.rewindable(),
           .reuse_generated = options.cache_reuse_generated,
           .num_host_pages = static_cast<int32_t>((options.cache_host_mib << 20) / page_bytes),
           .page_bytes = page_bytes};

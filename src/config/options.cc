@@ -98,7 +98,7 @@ std::vector<OptionSpec> make_table() {
            "folder for weights in this machine's own layout: written once, read by the next start; empty keeps none",
            &Options::weights_cache),
       choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
-             &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
+             &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1", "deepseek-v4"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
              0, 1 << 24),
       choice(

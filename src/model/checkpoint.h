@@ -69,6 +69,10 @@ class Checkpoint {
   // multiplied by their block scales; out: [num_rows, cols]. Precondition: expect() said ok.
   void read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const;
 
+  // All values of a table of ids (Storage::kTokenIds), row by row; one that 32 bits cannot hold becomes -1. Random ones
+  // are routed experts, all different within a row. Precondition: expect() said ok.
+  std::vector<int32_t> read_ids(const std::string& name) const;
+
   // DType on disk, for `inspect`; F32 for random weights, F16 (that of their scales) for codes.
   DType dtype(const std::string& name) const;
   // All tensor names (files only).

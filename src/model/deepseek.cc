@@ -8,8 +8,7 @@
 namespace sluice {
 
 Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& backend) {
-  if (config.hybrid)
-    return failed_precondition("config.json: model_type: {} can be inspected but not run", config.model_type);
+  if (config.hybrid) return HybridStack::check_supported(config, backend);
   if (config.index_topk > 0 && backend.sparse_attention == nullptr)
     return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
                                backend.name);
@@ -28,6 +27,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
+  if (config.hybrid) SLUICE_RETURN_IF_ERROR(HybridStack::check_tables(config, checkpoint));
   WeightLoader loader(checkpoint, backend, options.weights, context, options.progress, options.observer,
                       options.packed_cache);
   if (!backend.supports(loader.format()))
@@ -46,9 +46,11 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
       weights_(weights),
       cache_dtype_(options.cache_dtype),
       max_batch_tokens_(options.max_batch_tokens),
-      rope_(config),
-      attention_work_(config, options.max_batch_tokens),
-      ffn_work_(config, options.max_batch_tokens) {
+      rope_(config) {
+  if (!config.hybrid) {
+    attention_work_.emplace(config_, options.max_batch_tokens);
+    ffn_work_.emplace(config_, options.max_batch_tokens);
+  }
   const auto rows = static_cast<size_t>(max_batch_tokens_);
   x_.resize(rows * static_cast<size_t>(config.hidden_size));
   normed_.resize(x_.size());
@@ -57,7 +59,8 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
 
 void DeepSeekModel::load_weights(WeightLoader& loader) {
   const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
-  const std::string embed = "model.embed_tokens.weight";
+  const bool v4 = config_.hybrid.has_value();
+  const std::string embed = v4 ? "embed.weight" : "model.embed_tokens.weight";
   const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
   embedding_ = Buffer(static_cast<size_t>(vocab * hidden * (wide ? 4 : 2)));
   embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab, hidden}};
@@ -72,7 +75,8 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
       }
     }
   });
-  for (int32_t index = 0; index < config_.num_hidden_layers; ++index) {
+  if (v4) hybrid_.emplace(config_, max_batch_tokens_, loader);
+  for (int32_t index = 0; !v4 && index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
                 .attention = LatentAttention(config_, index, cache_dtype_, loader),
@@ -86,8 +90,9 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
     }
     layers_.push_back(std::move(layer));
   }
-  final_norm_ = loader.vector("model.norm.weight", hidden);
-  head_ = loader.pack({loader.tensor(config_.tie_word_embeddings ? embed : "lm_head.weight", vocab, hidden)});
+  final_norm_ = loader.vector(v4 ? "norm.weight" : "model.norm.weight", hidden);
+  const std::string head = v4 ? "head.weight" : "lm_head.weight";
+  head_ = loader.pack({loader.tensor(config_.tie_word_embeddings ? embed : head, vocab, hidden)});
 }
 
 void DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext& context) {
@@ -106,16 +111,17 @@ void DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext
                       context);
   };
 
-  rope_.fill(batch.positions, cos_sin_.data());
   backend_.embed({.tokens = batch.tokens, .table = embedding_view_, .x = x_.data()}, context);
+  if (hybrid_) return hybrid_->forward(batch, x_.data(), hidden_out, backend_, context);
+  rope_.fill(batch.positions, cos_sin_.data());
   for (const Layer& layer : layers_) {
     norm(layer.input_norm);
-    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), attention_work_, x_.data(), backend_, context);
+    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), *attention_work_, x_.data(), backend_, context);
     norm(layer.ffn_norm);
     if (layer.moe) {
-      layer.moe->forward(batch, normed_.data(), ffn_work_, x_.data(), backend_, context);
+      layer.moe->forward(batch, normed_.data(), *ffn_work_, x_.data(), backend_, context);
     } else {
-      layer.dense->forward(rows, normed_.data(), ffn_work_.gate_up, ffn_work_.activated, x_.data(), true, backend_,
+      layer.dense->forward(rows, normed_.data(), ffn_work_->gate_up, ffn_work_->activated, x_.data(), true, backend_,
                            context);
     }
   }
@@ -148,7 +154,7 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
 KvLayout DeepSeekModel::kv_layout() const { return cache_layout(config_, cache_dtype_); }
 
 int64_t DeepSeekModel::weight_bytes() const {
-  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes();
+  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes() + (hybrid_ ? hybrid_->weight_bytes() : 0);
   for (const Layer& layer : layers_)
     bytes += layer.attention.weight_bytes() + (layer.moe ? layer.moe->weight_bytes() : layer.dense->weight_bytes());
   return bytes;

@@ -1,6 +1,7 @@
 // DeepSeek-V2, -V3 and -V3.2: one stack of layers (latent attention, then a dense block or a mixture of experts). V2
-// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. Owns the
-// packed weights and one step's activations. The loop thread alone calls it.
+// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. V4 shares
+// what stands before and behind the layers; those are a HybridStack. Owns the packed weights and one step's
+// activations. The loop thread alone calls it.
 #pragma once
 
 #include <memory>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "model/feed_forward.h"
+#include "model/hybrid_stack.h"
 #include "model/latent_attention.h"
 #include "model/rope.h"
 
@@ -70,11 +72,12 @@ class DeepSeekModel {
   Buffer embedding_;  // [vocab, hidden] F32 or BF16
   TensorView embedding_view_;
   std::vector<Layer> layers_;
+  std::optional<HybridStack> hybrid_;  // V4, instead of layers_
   std::vector<float> final_norm_;  // [hidden]
   PackedMatrices head_;            // [vocab, hidden]
 
-  LatentAttention::Workspace attention_work_;
-  FeedForwardWorkspace ffn_work_;
+  std::optional<LatentAttention::Workspace> attention_work_;  // with layers_
+  std::optional<FeedForwardWorkspace> ffn_work_;
   std::vector<float> x_;        // [max rows, hidden] the residual stream
   std::vector<float> normed_;   // [max rows, hidden]
   std::vector<float> cos_sin_;  // [max rows, rope]

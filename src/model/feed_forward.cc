@@ -4,11 +4,12 @@
 
 namespace sluice {
 
-DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, int64_t width, WeightLoader& loader)
-    : hidden_(hidden), width_(width) {
-  gate_up_ = loader.pack({WeightLoader::stacked(loader.tensor(prefix + "gate_proj.weight", width, hidden),
-                                                loader.tensor(prefix + "up_proj.weight", width, hidden))});
-  down_ = loader.pack({loader.tensor(prefix + "down_proj.weight", hidden, width)});
+DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, int64_t width, WeightLoader& loader,
+                                   const FeedForwardNames& names, float limit)
+    : hidden_(hidden), width_(width), limit_(limit) {
+  gate_up_ = loader.pack({WeightLoader::stacked(loader.tensor(prefix + names.gate, width, hidden),
+                                                loader.tensor(prefix + names.up, width, hidden))});
+  down_ = loader.pack({loader.tensor(prefix + names.down, hidden, width)});
 }
 
 void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<float>& gate_up,
@@ -21,7 +22,8 @@ void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<fl
                   .y = gate_up.data(),
                   .y_stride = 2 * width_},
                  context);
-  backend.silu_mul({.gate_up = gate_up.data(), .y = activated.data(), .rows = rows, .width = width_}, context);
+  backend.silu_mul({.gate_up = gate_up.data(), .y = activated.data(), .rows = rows, .width = width_, .limit = limit_},
+                   context);
   backend.matmul({.x = activated.data(),
                   .rows = rows,
                   .x_stride = width_,
@@ -50,24 +52,29 @@ FeedForwardWorkspace::FeedForwardWorkspace(const ModelConfig& config, int64_t ma
 }
 
 MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, int32_t layer, WeightLoader& loader)
-    : config_(config), layer_(layer) {
-  const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
+    : config_(config), layer_(layer), limit_(config.hybrid ? static_cast<float>(config.hybrid->swiglu_limit) : 0) {
+  const bool v4 = config.hybrid.has_value();
+  const FeedForwardNames names = v4 ? kShortNames : FeedForwardNames();
+  const std::string prefix = v4 ? fmt::format("layers.{}.ffn.", layer) : fmt::format("model.layers.{}.mlp.", layer);
   const int64_t hidden = config.hidden_size, width = config.moe_intermediate_size;
   const std::string gate = prefix + "gate.weight";
   router_ = loader.pack_exact({loader.tensor(gate, config.n_routed_experts, hidden)}, loader.checkpoint().dtype(gate));
-  if (config.topk_method == TopkMethod::kNoauxTc)
-    bias_ = loader.vector(prefix + "gate.e_score_correction_bias", config.n_routed_experts);
+  if (v4 && layer < config.hybrid->num_hash_layers) {
+    table_ = loader.checkpoint().read_ids(prefix + "gate.tid2eid");
+  } else if (config.topk_method == TopkMethod::kNoauxTc) {
+    bias_ = loader.vector(prefix + (v4 ? "gate.bias" : "gate.e_score_correction_bias"), config.n_routed_experts);
+  }
   std::vector<RowSource> gate_up, down;
   for (int32_t expert = 0; expert < config.n_routed_experts; ++expert) {
     const std::string name = fmt::format("{}experts.{}.", prefix, expert);
-    gate_up.push_back(WeightLoader::stacked(loader.tensor(name + "gate_proj.weight", width, hidden),
-                                            loader.tensor(name + "up_proj.weight", width, hidden)));
-    down.push_back(loader.tensor(name + "down_proj.weight", hidden, width));
+    gate_up.push_back(WeightLoader::stacked(loader.tensor(name + names.gate, width, hidden),
+                                            loader.tensor(name + names.up, width, hidden)));
+    down.push_back(loader.tensor(name + names.down, hidden, width));
   }
   gate_up_ = loader.pack(gate_up);
   down_ = loader.pack(down);
   if (config.n_shared_experts > 0)
-    shared_.emplace_back(prefix + "shared_experts.", hidden, width * config.n_shared_experts, loader);
+    shared_.emplace_back(prefix + "shared_experts.", hidden, width * config.n_shared_experts, loader, names, limit_);
 }
 
 int64_t MixtureOfExperts::weight_bytes() const {
@@ -100,6 +107,8 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                  .top_groups = grouped ? config_.topk_group : 1,
                  .top_k = top_k,
                  .scoring = config_.scoring_func,
+                 .table = table_.empty() ? nullptr : table_.data(),
+                 .tokens = batch.tokens.data(),
                  .normalize = config_.norm_topk_prob,
                  .scale = static_cast<float>(config_.routed_scaling_factor),
                  .experts = work.experts.data(),
@@ -126,7 +135,11 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                           .y_stride = 2 * width},
                          context);
   // activation
-  backend.silu_mul({.gate_up = work.gate_up.data(), .y = work.activated.data(), .rows = rows * top_k, .width = width},
+  backend.silu_mul({.gate_up = work.gate_up.data(),
+                    .y = work.activated.data(),
+                    .rows = rows * top_k,
+                    .width = width,
+                    .limit = limit_},
                    context);
   // grouped down
   backend.grouped_matmul({.x = work.activated.data(),

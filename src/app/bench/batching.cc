@@ -54,7 +54,9 @@ CoreRunResult BatchingBench::run_form(const Form& form, const std::vector<Reques
                                       .context_length = loaded.info.context_length,
                                       .static_batching = form.is_static,
                                       .keep_finished_rows = form.keeps_rows};
-  return CoreRun(loaded, scheduler, {.num_pages = loaded.num_pages}).run(requests, requests.size());
+  return CoreRun(loaded, scheduler,
+                 {.num_pages = loaded.num_pages, .rewindable = loaded.model->kv_layout().rewindable()})
+      .run(requests, requests.size());
 }
 
 Status BatchingBench::report(const Form& form, const CoreRunResult& run, const CoreRunResult& continuous,

@@ -42,6 +42,20 @@ void fill_with_latents(std::byte* bytes, int64_t size, DType dtype, LatentSource
   }
 }
 
+// A compressor's state (CompressArgs) is no latent: it stands before `position`, and any sums but zero will do.
+void fill_states(const KvPages& pages, PageId page, int32_t position) {
+  for (size_t i = 0; i < pages.layout->groups.size(); ++i) {
+    const CacheGroup& group = pages.layout->groups[i];
+    if (group.rewindable) continue;
+    for (size_t slot = 0; slot < group.layers.size(); ++slot) {
+      std::byte* state =
+          pages.base + value(page) * pages.bytes_per_page + pages.layout->offset_of(i, static_cast<int64_t>(slot));
+      std::memcpy(state, &position, sizeof(position));
+      std::fill_n(reinterpret_cast<float*>(state + kStateHeader), (group.bytes_per_entry - kStateHeader) / 4, 1.0f);
+    }
+  }
+}
+
 }  // namespace
 
 std::string Cell::name() const { return fmt::format("{}{}", kind == CellKind::kPrefill ? "pp" : "tg", tokens); }
@@ -154,6 +168,8 @@ CellRun CellRunner::run(const Cell& cell) {
       token = static_cast<TokenId>(random_() % static_cast<uint64_t>(loaded_.config.vocab_size));
     one.pages.resize(static_cast<size_t>(num_pages));
     for (PageId& page : one.pages) page = PageId{next_page++};
+    if (cell.depth > 0)
+      fill_states(executor_.kv().pages(), one.pages[static_cast<size_t>((cell.depth - 1) / kPageTokens)], cell.depth);
   }
   CellRun run;
   num_experts_seen_ = 0;
