@@ -28,6 +28,8 @@ constexpr Backend kRef{
     .index_select = ref::index_select,
     .sparse_attention = ref::sparse_attention,
     .scatter_rows = ref::scatter_rows,
+    .block_means = ref::block_means,
+    .block_select = ref::block_select,
 };
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

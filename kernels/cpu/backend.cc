@@ -26,6 +26,8 @@ const Backend kBackend{
     .index_select = index_select,
     .sparse_attention = sparse_attention,
     .scatter_rows = scatter_rows,
+    .block_means = block_means,
+    .block_select = block_select,
 };
 
 }  // namespace sluice::cpu::SLUICE_ISA

@@ -23,5 +23,7 @@ void index_write(const IndexWriteArgs&, OpContext&);
 void index_select(const IndexSelectArgs&, OpContext&);
 void sparse_attention(const SparseAttentionArgs&, OpContext&);
 void scatter_rows(const ScatterRowsArgs&, OpContext&);
+void block_means(const BlockMeansArgs&, OpContext&);
+void block_select(const BlockSelectArgs&, OpContext&);
 
 }  // namespace sluice::cpu::SLUICE_ISA

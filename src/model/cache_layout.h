@@ -13,6 +13,8 @@ namespace sluice {
 constexpr size_t kLatentGroup = 0;  // every layer: latent_dim() values a position
 constexpr size_t kIndexGroup = 1;   // V3.2 only, every layer: index_head_dim values a position
 
+constexpr size_t kMeansGroup = 1;   // with block attention, its layers: latent_dim() values a page
+
 KvLayout cache_layout(const ModelConfig& config, DType dtype);
 
 }  // namespace sluice
