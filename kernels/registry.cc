@@ -34,6 +34,8 @@ constexpr Backend kRef{
     .window_write = ref::window_write,
     .compress = ref::compress,
     .window_attention = ref::window_attention,
+    .block_means = ref::block_means,
+    .block_select = ref::block_select,
 };
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

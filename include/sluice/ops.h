@@ -238,6 +238,32 @@ struct SparseAttentionArgs {
   float* latents = nullptr;  // [heads, i, kv_lora_rank]
 };
 
+// Block attention (models without an indexer of their own): what a page is about, as the mean of its entries. Pages whose
+// last position is among the spans' rows are written, from that page's entries alone.
+struct BlockMeansArgs {
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;  // entries of `width` values
+  LatentCache means;  // one entry of `width` values a page, of the same type, at the page's begin
+  int32_t width = 0;
+};
+
+// The num_pages pages that each row attends to, whose means promise the most attention. For row t in
+// page o = t / 64, o >= num_pages, and head h:
+//   p[h, page] = softmax over pages [0, o) of  scale * (absorbed[h, i] . mean_c + q_rope[h] . mean_rope)
+//   mass[page] = sum over heads of p[h, page]
+// Chosen are pages [0, sink_pages) and (o - window_pages, o], and between them those of greatest mass; equal masses go to
+// the lower page. i counts the rows of the spans in their order, absorbed is as in SparseAttentionArgs.
+struct BlockSelectArgs {
+  const float* q = nullptr;         // [rows, heads, nope_dim + rope_dim], of which the rotated rope part is read
+  const float* absorbed = nullptr;  // [heads, i, kv_lora_rank]
+  std::span<const SequenceSpan> sequences;
+  LatentCache means;
+  int32_t heads = 0, nope_dim = 0, rope_dim = 0, kv_lora_rank = 0;
+  int32_t num_pages = 0, sink_pages = 0, window_pages = 1;  // sink_pages + window_pages <= num_pages
+  float scale = 0;
+  int32_t* pages = nullptr;  // [i, num_pages] places in the sequence's page table, ascending
+};
+
 // y[row_ids[i], :] = x[i, :]
 struct ScatterRowsArgs {
   const float* x = nullptr;          // [rows, cols]
@@ -353,8 +379,8 @@ struct WindowAttentionArgs {
   float* out = nullptr;  // [rows, heads, dim]
 };
 
-// A backend's kernels. Plain functions; every entry is filled, but for the last ones on a device that does not serve
-// deepseek_v32 or deepseek_v4 (loading one is refused there).
+// A backend's kernels. Plain functions; every entry is filled, but for those from index_write on, on a device that does
+// not serve deepseek_v32, deepseek_v4 or block attention (loading is refused there).
 struct Backend {
   const char* name = "";  // "ref", "cpu-avx2", "cpu-avx512"
 
@@ -389,6 +415,9 @@ struct Backend {
   void (*window_write)(const WindowWriteArgs&, OpContext&) = nullptr;
   void (*compress)(const CompressArgs&, OpContext&) = nullptr;
   void (*window_attention)(const WindowAttentionArgs&, OpContext&) = nullptr;
+
+  void (*block_means)(const BlockMeansArgs&, OpContext&) = nullptr;
+  void (*block_select)(const BlockSelectArgs&, OpContext&) = nullptr;
 };
 
 constexpr int64_t kPackRows = 16;

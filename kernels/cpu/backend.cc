@@ -32,6 +32,8 @@ const Backend kBackend{
     .window_write = window_write,
     .compress = compress,
     .window_attention = window_attention,
+    .block_means = block_means,
+    .block_select = block_select,
 };
 
 }  // namespace sluice::cpu::SLUICE_ISA

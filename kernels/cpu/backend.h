@@ -29,5 +29,7 @@ void hyper_expand(const HyperExpandArgs&, OpContext&);
 void window_write(const WindowWriteArgs&, OpContext&);
 void compress(const CompressArgs&, OpContext&);
 void window_attention(const WindowAttentionArgs&, OpContext&);
+void block_means(const BlockMeansArgs&, OpContext&);
+void block_select(const BlockSelectArgs&, OpContext&);
 
 }  // namespace sluice::cpu::SLUICE_ISA

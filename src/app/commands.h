@@ -32,6 +32,9 @@ class OptionFlags {
   std::map<std::string, std::string> given_;  // key -> value
 };
 
+// Keys that say what a token attends to.
+const std::vector<std::string>& attention_keys();
+
 // Keys that make sense for a command that loads a model and exits.
 const std::vector<std::string>& offline_keys();
 

@@ -123,6 +123,14 @@ Result<std::string> bundled_model() {
                    installed.string(), source.string());
 }
 
+std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
+  if (options.attention != "block_global") return std::nullopt;
+  return BlockGlobalConfig{.pages = options.block_global_pages,
+                           .sink_pages = options.block_global_sink_pages,
+                           .window_pages = options.block_global_window_pages,
+                           .full_every = options.block_global_full_every};
+}
+
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length) {
   const int64_t page_bytes = layout.bytes_per_page();
   const int64_t free = available_memory();
@@ -149,6 +157,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
   }
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
+  loaded->config.block_global = block_global_of(options);
   SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
   SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
@@ -171,6 +180,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     const std::string file = fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
     packed_cache.emplace(options.weights_cache + "/" + file, key);
   }
+  if (const auto& mode = loaded->config.block_global)
+    log_info("attention: block_global: beyond {} positions a token attends to {} pages of {} ({} first, {} last); {} "
+             "layers stay full",
+             mode->pages * kPageTokens, mode->pages, kPageTokens, mode->sink_pages, mode->window_pages,
+             mode->num_full(loaded->config.num_hidden_layers));
   OpContext context = loaded->context();
   {
     ProgressBar bar("loading", total);

@@ -40,6 +40,9 @@ struct LoadedModel {
   int32_t num_pages = 0;  // of the paged cache
 };
 
+// What `attention` and `block_global.*` ask for; none for full attention.
+std::optional<BlockGlobalConfig> block_global_of(const Options& options);
+
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
 // that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not.
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length);

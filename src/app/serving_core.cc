@@ -37,8 +37,12 @@ ServingCore::ServingCore(LoadedModel& loaded, const Options& options, TokenSink&
 
 Status ServingCore::open_disk(const Options& options) {
   if (options.cache_disk.empty()) return {};
+  // What a token attended to is in the latents of every layer behind the first.
+  std::string bits = loaded_.info.weights;
+  if (const auto& mode = loaded_.config.block_global)
+    bits += fmt::format(" block_global {} {} {} {}", mode->pages, mode->sink_pages, mode->window_pages, mode->full_every);
   SLUICE_ASSIGN_OR_RETURN(const uint64_t model_hash,
-                          model_fingerprint(loaded_.directory, loaded_.info.weights, options.random_weights));
+                          model_fingerprint(loaded_.directory, bits, options.random_weights));
   const KvLayout layout = loaded_.model->kv_layout();
   return cache_.open_disk({.folder = options.cache_disk,
                            .max_bytes = options.cache_disk_mib << 20,

@@ -101,6 +101,18 @@ std::vector<OptionSpec> make_table() {
              &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1", "deepseek-v4"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
              0, 1 << 24),
+      choice("attention",
+             "full, or block_global: beyond block_global.pages a token attends to the pages (64 positions) that seem to "
+             "matter most to it; cheap in long contexts, not exact",
+             &Options::attention, {"full", "block_global"}),
+      number("block_global.pages", "pages that a token attends to; tokens with no more before them attend to all",
+             &Options::block_global_pages, 2, 1 << 16),
+      number("block_global.sink_pages", "of these, the first of the sequence", &Options::block_global_sink_pages, 0,
+             1 << 16),
+      number("block_global.window_pages", "of these, the last, the token's own included",
+             &Options::block_global_window_pages, 1, 1 << 16),
+      number("block_global.full_every", "layers 0, k, 2k, ... keep full attention; 0: none does",
+             &Options::block_global_full_every, 0, 1024),
       choice(
           "cache.dtype",
           "type of cached latents and of attention's operands: bf16 (half the memory, twice the speed), f32, or auto "

@@ -27,6 +27,12 @@ struct Options {
   std::string weights_cache;               // folder; empty: none
   std::string chat_format;                 // empty: by the checkpoint's chat_template
   int32_t context = 0;                     // tokens; 0: the model's own
+  // attention; pages of 64 positions
+  std::string attention = "full";      // "full" or "block_global"
+  int32_t block_global_pages = 64;       // that a token attends to
+  int32_t block_global_sink_pages = 1;   // the first of them
+  int32_t block_global_window_pages = 2; // the last of them
+  int32_t block_global_full_every = 0;   // layers 0, k, 2k, ... stay full; 0: none
   // cache
   std::string cache_dtype = "auto";  // "auto", "bf16" or "f32"
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096

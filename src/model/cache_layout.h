@@ -12,6 +12,7 @@ namespace sluice {
 // Places in KvLayout::groups. Of V2, V3 and V3.2:
 constexpr size_t kLatentGroup = 0;  // every layer: latent_dim() values a position
 constexpr size_t kIndexGroup = 1;   // V3.2 only, every layer: index_head_dim values a position
+constexpr size_t kMeansGroup = 1;   // with block attention, its layers: latent_dim() values a page
 
 // Of V4. All that a page's positions leave behind lies in their page, what the next position needs of a block that is
 // not complete included, so a full page can be reused, moved and read again like any other; only a page that is not

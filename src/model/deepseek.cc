@@ -12,6 +12,9 @@ Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& 
   if (config.index_topk > 0 && backend.sparse_attention == nullptr)
     return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
                                backend.name);
+  SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
+  if (config.block_global && backend.block_select == nullptr)
+    return failed_precondition("attention: block_global is not supported on device {}", backend.name);
   // What the kernels ask of the shapes beyond what the config's own rules say.
   if (config.kv_lora_rank % 16 != 0)
     return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
@@ -149,6 +152,12 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
                      .y_stride = config_.vocab_size},
                     context);
   }
+}
+
+void DeepSeekModel::write_means(const KvPages& kv, const SequenceSpan& span, OpContext& context) const {
+  StepBatch batch;
+  batch.kv = kv;
+  for (const Layer& layer : layers_) layer.attention.write_means(batch, {&span, 1}, backend_, context);
 }
 
 KvLayout DeepSeekModel::kv_layout() const { return cache_layout(config_, cache_dtype_); }

@@ -42,6 +42,10 @@ class DeepSeekModel {
   // Final norm and head: hidden [rows, hidden] -> logits [rows, vocab].
   void logits(const float* hidden, int64_t rows, float* out, OpContext& context);
 
+  // What forward() keeps of whole pages beside their positions' entries, for entries that came from elsewhere: the
+  // benches' seeded ones. Nothing without block attention.
+  void write_means(const KvPages& kv, const SequenceSpan& span, OpContext& context) const;
+
   KvLayout kv_layout() const;
   const ModelConfig& config() const { return config_; }
   WeightFormat weights() const { return weights_; }

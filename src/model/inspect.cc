@@ -78,6 +78,12 @@ void count_latent_attention(const ModelConfig& config, ModelReport& report) {
       layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
   report.attention_context_limit = config.index_topk;
   report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
+  if (config.block_global) {
+    report.attention_context_limit = config.block_global->pages * kPageTokens;
+    report.attention_unlimited_layers = config.block_global->num_full(config.num_hidden_layers);
+    report.index_flop_per_context_token = (layers - report.attention_unlimited_layers) * config.num_attention_heads *
+                                          int64_t{2} * config.latent_dim() / kPageTokens;
+  }
 }
 
 void count_hybrid_attention(const ModelConfig& config, ModelReport& report) {
@@ -147,7 +153,9 @@ std::string limit_text(const ModelReport& r) {
   const std::string index = short_flop(static_cast<double>(r.index_flop_per_context_token));
   if (!r.layer_types.empty()) return fmt::format(", and {} to choose entries", index);
   if (r.attention_context_limit == 0) return "";
-  return fmt::format(" (at most {}), and {} to choose them", r.attention_context_limit, index);
+  std::string limit = fmt::format(" (at most {}", r.attention_context_limit);
+  if (r.attention_unlimited_layers > 0) limit += fmt::format(", but in {} layers", r.attention_unlimited_layers);
+  return fmt::format("{}), and {} to choose them", limit, index);
 }
 
 // A line for each layer type: what one such layer keeps, in bf16.
@@ -227,6 +235,7 @@ std::string to_json(const ModelReport& r) {
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},
       {"attention_context_limit", r.attention_context_limit},
+      {"attention_unlimited_layers", r.attention_unlimited_layers},
       {"index_flop_per_context_token", r.index_flop_per_context_token},
       {"flop_per_parameter", r.flop_per_parameter},
       {"layers", r.num_layers},

@@ -64,7 +64,8 @@ struct ModelReport {
   // What each token before it adds, attention in its absorbed form: scores over the latent, values of its first part.
   int64_t attention_flop_per_context_token = 0;
   int32_t attention_context_limit = 0;       // tokens that attention looks at, at most; 0: all before it
-  int64_t index_flop_per_context_token = 0;  // the indexer's scores that choose those tokens
+  int32_t attention_unlimited_layers = 0;    // ... but for so many layers, where there is a limit
+  int64_t index_flop_per_context_token = 0;  // the scores that choose those tokens
   double flop_per_parameter = 0;  // flop_per_token / parameters: how little of the model a token wakes
 
   std::optional<FileReport> files;

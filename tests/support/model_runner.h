@@ -22,11 +22,13 @@ class ModelRunner {
     DType cache_dtype = DType::kF32;
     int threads = 2;
     int32_t max_tokens = 1024;
+    std::optional<BlockGlobalConfig> block_global = {};
   };
 
   static Result<std::unique_ptr<ModelRunner>> open(const std::string& directory, const Options& options) {
     auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options));
     SLUICE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(directory));
+    config.block_global = options.block_global;
     SLUICE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::open(directory, config));
     SLUICE_ASSIGN_OR_RETURN(const Backend* backend, find_backend(options.backend));
     SLUICE_ASSIGN_OR_RETURN(

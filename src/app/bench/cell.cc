@@ -93,9 +93,12 @@ std::string CellRunner::misfit(const Cell& cell) const {
 
 void CellRunner::fill_pages(int32_t num_pages) {
   const KvPages pages = executor_.kv().pages();
+  OpContext context = loaded_.context();
   for (; num_filled_ < num_pages; ++num_filled_) {
     LatentSource source(static_cast<uint64_t>(num_filled_) * 0x9E3779B97F4A7C15);
     fill_with_latents(pages.base + num_filled_ * pages.bytes_per_page, pages.bytes_per_page, pages.dtype, source);
+    const PageId page{num_filled_};
+    loaded_.model->write_means(pages, {0, 0, kPageTokens, &page}, context);
   }
 }
 
@@ -118,6 +121,14 @@ void CellRunner::run_step(StepPlan& plan, CellRun& run) {
   SLUICE_CHECK(result.status.ok(), "{}", result.status.to_string());
   run.steps += 1;
   plan.work.clear();
+}
+
+// Of `position` positions what attention reads, averaged over the layers.
+int64_t CellRunner::positions_read(int64_t position) const {
+  if (!loaded_.config.block_global) return position;
+  const BlockGlobalConfig& mode = *loaded_.config.block_global;
+  const int64_t layers = loaded_.config.num_hidden_layers, full = mode.num_full(loaded_.config.num_hidden_layers);
+  return (full * position + (layers - full) * std::min<int64_t>(position, mode.pages * kPageTokens)) / layers;
 }
 
 // All sequences one behind the other, in steps of as many rows as the server's budget allows; chunks end at page
@@ -153,7 +164,7 @@ void CellRunner::decode(const Cell& cell, CellRun& run) {
       plan.work.back().samples = true;
     }
     run_step(plan, run);
-    run.cached_positions += int64_t{cell.batch} * (position + 1);
+    run.cached_positions += cell.batch * positions_read(position + 1);
   }
 }
 
