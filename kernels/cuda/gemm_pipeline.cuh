@@ -276,10 +276,16 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(const GemmParams par
     const int token = i / kVectors, column = i % kVectors * kVecBf16;
     if (block.begin + token >= block.end || block.n_begin + column >= params.n) continue;
     const float* values = &shared.out[token][column];
+    const int64_t target = static_cast<int64_t>(block.begin + token) * params.y_stride + block.n_begin + column;
+    if (params.y_f32) {
+      store16(params.y_f32 + target, load16(values));
+      store16(params.y_f32 + target + 4, load16(values + 4));
+      continue;
+    }
     Vec16 y;
 #pragma unroll
     for (int w = 0; w < 4; ++w) y.words[w] = pack_bf16(values[2 * w], values[2 * w + 1]);
-    store16(params.y + static_cast<int64_t>(block.begin + token) * params.y_stride + block.n_begin + column, y);
+    store16(params.y + target, y);
   }
 }
 

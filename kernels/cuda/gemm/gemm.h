@@ -35,6 +35,7 @@ struct GemmParams {
   const f16* scales = nullptr;          // INT4: [experts, k / group, n]
   const float* block_scales = nullptr;  // FP8: [experts, ceil(n / 128), k / 128]
   bf16* y = nullptr;                    // [rows, y_stride], the first n of each row
+  float* y_f32 = nullptr;               // instead of y: router scores and logits, which are compared with each other
   int32_t rows = 0, n = 0, k = 0;
   int32_t group = 0;  // INT4: 32, 64 or 128; FP8: 128; BF16: 0
   int32_t x_stride = 0, y_stride = 0;
