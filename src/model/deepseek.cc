@@ -28,7 +28,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
-  WeightLoader loader(checkpoint, backend, options.weights, context, options.progress, options.observer,
+  WeightLoader loader(checkpoint, packing_of(backend), options.weights, context, options.progress, options.observer,
                       options.packed_cache);
   if (!backend.supports(loader.format()))
     return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
