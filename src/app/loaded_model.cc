@@ -11,6 +11,9 @@
 
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
+#include "gpu/device_name.h"
+#include "gpu/open.h"
+#include "gpu/packing.h"
 #include "kernels/registry.h"
 #include "model/inspect.h"
 
@@ -75,7 +78,7 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   const ModelConfig& config = loaded.config;
   info.name = options.name.empty() ? fs::path(loaded.directory).filename().string() : options.name;
   info.architecture = config.model_type;
-  info.device = fmt::format("{} ({} threads)", loaded.backend->name, loaded.team->size());
+  if (loaded.backend) info.device = fmt::format("{} ({} threads)", loaded.backend->name, loaded.team->size());
   info.vocab_size = config.vocab_size;
   info.context_length = options.context > 0 ? options.context : config.max_position_embeddings;
   if (info.context_length > config.max_position_embeddings)
@@ -107,7 +110,25 @@ Result<uint64_t> packed_key(const Options& options, const LoadedModel& loaded, W
                                             fmt::format("{} {} {}", name(options.weights), name(weights),
                                                         name(cache_dtype(options, weights))),
                                             options.random_weights));
-  return model ^ packed_layout(*loaded.backend, weights);
+  return model ^ packed_layout(loaded.backend ? packing_of(*loaded.backend) : cuda_packing(), weights);
+}
+
+Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
+                   LoadedModel& loaded) {
+  if (options.cache_dtype == "f32")
+    return failed_precondition("cache.dtype: f32 is not supported on device {}, which keeps bf16", options.device);
+  OpContext context = loaded.context();
+  ProgressBar bar("loading", total_bytes);
+  SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
+                                                      {.weights = options.weights,
+                                                       .max_batch_tokens = options.max_batch_tokens,
+                                                       .context_length = loaded.info.context_length,
+                                                       .cache_memory_mib = options.cache_memory_mib,
+                                                       .progress = [&](int64_t done) { bar.show(done); },
+                                                       .packed_cache = packed_cache}));
+  loaded.info.device = loaded.gpu->device_name();
+  loaded.num_pages = loaded.gpu->num_pages();
+  return {};
 }
 
 }  // namespace
@@ -158,8 +179,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   }
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
   loaded->config.block_global = block_global_of(options);
-  SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
-  SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+  const bool on_gpu = is_cuda_device(options.device);
+  if (!on_gpu) {
+    SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
+    SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+  }
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
                           options.random_weights
                               ? Result<Checkpoint>(Checkpoint::random(*options.random_weights, loaded->config))
@@ -170,7 +194,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   SLUICE_RETURN_IF_ERROR(fill_info(options, report, *loaded));
 
   const WeightFormat weights = options.weights == WeightFormat::kAuto ? files.native_format() : options.weights;
-  SLUICE_RETURN_IF_ERROR(check_memory(report, weights));
+  if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(report, weights));
   int64_t total = 0;
   for (const auto& [format, bytes] : report.weights_bytes)
     if (format == weights) total = bytes;
@@ -186,7 +210,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
              mode->pages * kPageTokens, mode->pages, kPageTokens, mode->sink_pages, mode->window_pages,
              mode->num_full(loaded->config.num_hidden_layers));
   OpContext context = loaded->context();
-  {
+  if (on_gpu) {
+    SLUICE_RETURN_IF_ERROR(load_on_gpu(options, files, total, packed_cache ? &*packed_cache : nullptr, *loaded));
+  } else {
     ProgressBar bar("loading", total);
     SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
                                                                {.weights = options.weights,
@@ -197,12 +223,20 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
                                                                 .packed_cache = packed_cache ? &*packed_cache : nullptr}));
   }
   loaded->info.weights = name(weights);
-  SLUICE_ASSIGN_OR_RETURN(
-      loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib, loaded->info.context_length));
+  if (!on_gpu) {
+    SLUICE_ASSIGN_OR_RETURN(loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib,
+                                                          loaded->info.context_length));
+  }
   log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
            seconds(std::chrono::steady_clock::now() - begin));
   return loaded;
+}
+
+Status LoadedModel::expect_cpu(const char* command) const {
+  if (!gpu) return {};
+  return failed_precondition("device: {} measures the CPU's engine; on a CUDA device `bench serve` and ./check gpu do",
+                             command);
 }
 
 Result<std::vector<TokenId>> LoadedModel::encode_prompt(const std::string& text) const {

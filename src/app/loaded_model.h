@@ -10,6 +10,7 @@
 
 #include "chat/chat_format.h"
 #include "config/options.h"
+#include "gpu/engine.h"
 #include "model/deepseek.h"
 #include "tokenizer/tokenizer.h"
 
@@ -24,6 +25,12 @@ struct LoadedModel {
   static Result<std::unique_ptr<LoadedModel>> load(const Options& options);
 
   OpContext context() { return {*team, scratch}; }
+  // Of the model, wherever it is.
+  KvLayout kv_layout() const { return gpu ? gpu->kv_layout() : model->kv_layout(); }
+  DType kv_dtype() const { return gpu ? DType::kBF16 : model->cache_dtype(); }
+  int64_t weight_bytes() const { return gpu ? gpu->weight_bytes() : model->weight_bytes(); }
+  // FAILED_PRECONDITION if it is on a CUDA device, which `command` cannot measure.
+  Status expect_cpu(const char* command) const;
   // Prompt ids of a plain text: the begin-of-sequence token where the tokenizer adds one, then the text.
   Result<std::vector<TokenId>> encode_prompt(const std::string& text) const;
 
@@ -33,10 +40,11 @@ struct LoadedModel {
   std::optional<Tokenizer> tokenizer;     // none: the model serves token ids
   std::optional<ChatFormat> chat_format;  // none: chat is refused, `chat_status` says why
   Status chat_status;
-  const Backend* backend = nullptr;
+  const Backend* backend = nullptr;  // null on a CUDA device
   std::unique_ptr<ThreadTeam> team;
   Scratch scratch;
-  std::unique_ptr<DeepSeekModel> model;
+  std::unique_ptr<DeepSeekModel> model;  // on the CPU, or
+  std::unique_ptr<GpuEngine> gpu;        // on a CUDA device, with its executor
   int32_t num_pages = 0;  // of the paged cache
 };
 

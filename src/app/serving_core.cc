@@ -17,7 +17,7 @@ SchedulerOptions scheduler_options(const LoadedModel& loaded, const Options& opt
 }
 
 CacheOptions cache_options(const LoadedModel& loaded, const Options& options) {
-  const KvLayout layout = loaded.model->kv_layout();
+  const KvLayout layout = loaded.kv_layout();
   const int64_t page_bytes = layout.bytes_per_page();
   return {.num_pages = loaded.num_pages,
           .enabled = options.cache_enabled,
@@ -33,7 +33,9 @@ ServingCore::ServingCore(LoadedModel& loaded, const Options& options, TokenSink&
     : loaded_(loaded),
       cache_(cache_options(loaded, options)),
       scheduler_(scheduler_options(loaded, options), cache_, sink, std::move(hooks)),
-      executor_(*loaded.model, loaded.context(), loaded.num_pages) {}
+      on_cpu_(loaded.gpu ? nullptr
+                         : std::make_unique<Executor>(*loaded.model, loaded.context(), loaded.num_pages)),
+      executor_(loaded.gpu ? loaded.gpu->executor() : *on_cpu_) {}
 
 Status ServingCore::open_disk(const Options& options) {
   if (options.cache_disk.empty()) return {};
@@ -43,12 +45,12 @@ Status ServingCore::open_disk(const Options& options) {
     bits += fmt::format(" block_global {} {} {} {}", mode->pages, mode->sink_pages, mode->window_pages, mode->full_every);
   SLUICE_ASSIGN_OR_RETURN(const uint64_t model_hash,
                           model_fingerprint(loaded_.directory, bits, options.random_weights));
-  const KvLayout layout = loaded_.model->kv_layout();
+  const KvLayout layout = loaded_.kv_layout();
   return cache_.open_disk({.folder = options.cache_disk,
                            .max_bytes = options.cache_disk_mib << 20,
                            .page_bytes = layout.bytes_per_page(),
                            .model_hash = model_hash,
-                           .layout_hash = layout_fingerprint(layout, name(loaded_.model->cache_dtype()))});
+                           .layout_hash = layout_fingerprint(layout, name(loaded_.kv_dtype()))});
 }
 
 bool ServingCore::step() {

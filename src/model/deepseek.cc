@@ -8,11 +8,11 @@
 namespace sluice {
 
 Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& backend) {
+  SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
   if (config.hybrid) return HybridStack::check_supported(config, backend);
   if (config.index_topk > 0 && backend.sparse_attention == nullptr)
     return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
                                backend.name);
-  SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
   if (config.block_global && backend.block_select == nullptr)
     return failed_precondition("attention: block_global is not supported on device {}", backend.name);
   // What the kernels ask of the shapes beyond what the config's own rules say.
@@ -31,7 +31,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
   if (config.hybrid) SLUICE_RETURN_IF_ERROR(HybridStack::check_tables(config, checkpoint));
-  WeightLoader loader(checkpoint, backend, options.weights, context, options.progress, options.observer,
+  WeightLoader loader(checkpoint, packing_of(backend), options.weights, context, options.progress, options.observer,
                       options.packed_cache);
   if (!backend.supports(loader.format()))
     return failed_precondition("weights: {} is not supported on device {}; --weights names another format",

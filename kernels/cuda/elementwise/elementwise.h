@@ -25,11 +25,13 @@ struct RmsNormParams {
 constexpr int kMaxNormCols = 16384;
 void rms_norm(const RmsNormParams& params, Stream stream);
 
-// Rotates dims [offset, offset + dim) of each head in place; dim and offset are multiples of 16 and 8.
+// Rotates dims [offset, offset + dim) of each head, in place or into y; dim and offsets are multiples of 16 and 8.
 struct RopeParams {
   bf16* x = nullptr;               // [rows, heads, head_dim]
+  bf16* y = nullptr;               // [rows, heads, y_head_dim], the rotated values at y_offset; null: in place
   const float* cos_sin = nullptr;  // [rows, dim]: dim/2 cosines, then dim/2 sines
   int32_t rows = 0, heads = 1, head_dim = 0, offset = 0, dim = 0;
+  int32_t y_head_dim = 0, y_offset = 0;
   RopeLayout layout = RopeLayout::kPair;
 };
 void rope(const RopeParams& params, Stream stream);

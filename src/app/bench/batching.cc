@@ -90,6 +90,7 @@ Status BatchingBench::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench batching"));
   SLUICE_ASSIGN_OR_RETURN(const std::vector<Request> all, requests(loaded->info.vocab_size));
   const std::vector<Request> few(all.begin(), all.begin() + std::min<std::ptrdiff_t>(batch, num_requests));
   run_form(kForms[0], few, *loaded);  // warm-up

@@ -105,6 +105,7 @@ Status CacheBench::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench cache"));
   questions.vocab_size = loaded->info.vocab_size;
   const int32_t longest = questions.document_tokens / 8 * 9 + 8 + questions.question_tokens + answer_tokens;
   if (longest > loaded->info.context_length)

@@ -139,6 +139,29 @@ TEST(CudaElementwise, Rope) {
             ASSERT_EQ(got[static_cast<int64_t>(i)].bits, x[i].bits) << what << " dim " << dim;
           }
         }
+
+        // Into other rows: the same bits at their place, nothing else.
+        const int32_t y_head_dim = c.dim + 24, y_offset = 16;
+        Guarded<bf16> source(x), y(int64_t{c.rows} * c.heads * y_head_dim);
+        rope({.x = source.data(),
+              .y = y.data(),
+              .cos_sin = cos_sin.data(),
+              .rows = c.rows,
+              .heads = c.heads,
+              .head_dim = c.head_dim,
+              .offset = c.offset,
+              .dim = c.dim,
+              .y_head_dim = y_head_dim,
+              .y_offset = y_offset,
+              .layout = layout},
+             nullptr);
+        EXPECT_TRUE(y.guards_intact() && source.guards_intact()) << what;
+        for (int64_t head = 0; head < int64_t{c.rows} * c.heads; ++head) {
+          EXPECT_TRUE(y.untouched(head * y_head_dim, head * y_head_dim + y_offset)) << what;
+          for (int32_t i = 0; i < c.dim; ++i)
+            ASSERT_EQ(y[head * y_head_dim + y_offset + i].bits, got[head * c.head_dim + c.offset + i].bits) << what;
+          EXPECT_TRUE(y.untouched(head * y_head_dim + y_offset + c.dim, (head + 1) * y_head_dim)) << what;
+        }
       }
     }
   }

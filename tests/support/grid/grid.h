@@ -42,6 +42,12 @@ void __syncthreads();
 // Accesses that no store buffer holds back: not recorded.
 #define SLUICE_GRID_DIRECT __attribute__((noinline, no_sanitize("thread")))
 
+// What a Stream points to here: a queue of work. Launches into the null stream run where they stand.
+struct CUstream_st {
+  virtual ~CUstream_st() = default;
+  virtual void enqueue(std::function<void()> work) = 0;
+};
+
 namespace sluice::grid {
 
 // How launches run from now on, on this thread.

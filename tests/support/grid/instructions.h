@@ -304,10 +304,15 @@ inline int count_bits(uint32_t bits) { return std::popcount(bits); }
 // ---- Launch.
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, Stream,
+void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, Stream stream,
             const Arguments&... arguments) {
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
-  grid::run([&] { kernel(arguments...); }, blocks, threads, shared_bytes);
+  const auto work = [=] { grid::run([&] { kernel(arguments...); }, blocks, threads, shared_bytes); };
+  if (stream) {
+    stream->enqueue(work);
+  } else {
+    work();
+  }
 }
 
 }  // namespace sluice::cuda
