@@ -59,19 +59,16 @@ Result<std::unique_ptr<Authenticator>> load_tokens(const Options& options) {
 Status check_security(const Options& options, const TlsFiles& tls) {
   if (!tls.empty()) SLUICE_RETURN_IF_ERROR(load_tls(tls).status());
   const bool authenticated = !options.auth_tokens.empty() || !options.tls_client_ca.empty();
-  SLUICE_RETURN_IF_ERROR(check_exposure("grpc", options.grpc, tls.enabled(), authenticated, options.insecure));
-  if (options.http != "off" && !options.insecure) {
-    SLUICE_RETURN_IF_ERROR(check_exposure("http", options.http, false, false, false));
-    // A way in beside the one that is guarded is no guard.
-    if (authenticated)
-      return invalid_argument(
-          "http: the HTTP server asks for neither tokens nor certificates; say --http off, or --insecure");
+  for (const auto& [option, address] : {std::pair("grpc", &options.grpc), {"http", &options.http}}) {
+    if (*address == "off") continue;
+    SLUICE_RETURN_IF_ERROR(check_exposure(option, *address, tls.enabled(), authenticated, options.insecure));
+    if (is_loopback(*address)) continue;
+    if (options.insecure && !(tls.enabled() && authenticated))
+      log_warn("insecure: {} is reachable from other machines without {}", *address,
+               tls.enabled() ? "authentication" : "TLS");
+    if (!options.auth_tokens.empty() && !tls.enabled())
+      log_warn("insecure: tokens travel in the clear to {}", *address);
   }
-  if (options.insecure && !is_loopback(options.grpc) && !(tls.enabled() && authenticated))
-    log_warn("insecure: {} is reachable from other machines without {}", options.grpc,
-             tls.enabled() ? "authentication" : "TLS");
-  if (!options.auth_tokens.empty() && !tls.enabled() && !is_loopback(options.grpc))
-    log_warn("insecure: tokens travel in the clear");
   return {};
 }
 
@@ -139,7 +136,12 @@ Status ServeCommand::run() {
           services));
   std::unique_ptr<HttpServer> http;
   if (resolved.http != "off") {
-    SLUICE_ASSIGN_OR_RETURN(http, HttpServer::start({.address = resolved.http, .max_body_bytes = max_bytes}, services));
+    SLUICE_ASSIGN_OR_RETURN(http, HttpServer::start({.address = resolved.http,
+                                                     .max_body_bytes = max_bytes,
+                                                     .tls = tls,
+                                                     .authenticator = authenticator.get(),
+                                                     .own_pages_only = !authenticator && !resolved.insecure},
+                                                    services));
     http->set_ready(true);
   }
   grpc->set_ready(true);

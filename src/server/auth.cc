@@ -126,6 +126,18 @@ Status Principal::admit(GenerationTask* task) const {
   return {};
 }
 
+Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
+                                                AnswerReader& reader) {
+  if (principal) {
+    task.client_id = principal->scoped(task.client_id);
+    if (const Status refused = principal->admit(&task); !refused.ok()) {
+      frontend.metrics().rejected(refused);
+      return refused;
+    }
+  }
+  return frontend.submit(std::move(task), reader);
+}
+
 Result<std::unique_ptr<Authenticator>> Authenticator::load(const std::string& file) {
   std::unique_ptr<Authenticator> out(new Authenticator(file));
   SLUICE_RETURN_IF_ERROR(out->reload());

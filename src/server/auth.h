@@ -17,6 +17,7 @@
 #include "sluice/status.h"
 
 #include "server/digest.h"
+#include "server/frontend.h"
 #include "server/generation.h"
 
 namespace sluice {
@@ -59,6 +60,11 @@ class Principal {
   const TokenGrant grant_;
   const std::shared_ptr<ClientUsage> usage_;
 };
+
+// Frontend::submit() in the client's name: its scope, its limits. RESOURCE_EXHAUSTED when the queue is full or the
+// client at a limit of its own. `principal` may be null: nobody is asked who he is.
+Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
+                                                AnswerReader& reader);
 
 class Authenticator {
  public:

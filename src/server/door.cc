@@ -56,17 +56,8 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
 
 Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, GenerationTask task,
                                                    AnswerReader& reader) {
-  const auto begin = [&]() -> Result<std::shared_ptr<AnswerStream>> {
-    if (call.principal) {
-      task.client_id = call.principal->scoped(task.client_id);
-      if (Status refused = call.principal->admit(&task); !refused.ok()) {
-        services_.frontend.metrics().rejected(refused);
-        return refused;
-      }
-    }
-    return services_.frontend.submit(std::move(task), reader);
-  };
-  Result<std::shared_ptr<AnswerStream>> stream = begin();
+  Result<std::shared_ptr<AnswerStream>> stream =
+      submit_as(call.principal.get(), services_.frontend, std::move(task), reader);
   if (stream.status().code() == StatusCode::kResourceExhausted)
     call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", numbers_.next_retry_ms()));
   return stream;

@@ -38,7 +38,11 @@ constexpr auto kShutdownTick = std::chrono::milliseconds(5);
 }  // namespace
 
 struct HttpServer::Impl {
-  Impl(const Services& services, int64_t max_body) : api(services), max_body_bytes(max_body) {}
+  Impl(const Services& services, const HttpServerOptions& options)
+      : api(services, {.authenticator = options.authenticator,
+                       .own_pages_only = options.own_pages_only,
+                       .local_names_only = options.own_pages_only && is_loopback(options.address)}),
+        max_body_bytes(options.max_body_bytes) {}
 
   Status listen(const HostPort& wanted);
   void accept();
@@ -53,6 +57,7 @@ struct HttpServer::Impl {
 
   HttpApi api;
   const int64_t max_body_bytes;
+  std::unique_ptr<asio::ssl::context> tls;  // null: none
   std::string address;
   int port = 0;
   asio::io_context io{kThreads};
@@ -105,11 +110,11 @@ void HttpServer::Impl::on_accepted(boost::system::error_code error, tcp::socket 
   if (num_connections() >= kMaxConnections) {
     log_warn("http: a connection is refused, {} are open", kMaxConnections);
   } else {
-    const auto connection =
-        std::make_shared<HttpConnection>(std::move(socket), api, max_body_bytes, [this](HttpConnection* gone) {
-          std::lock_guard lock(mutex);
-          connections.erase(gone);
-        });
+    const auto connection = std::make_shared<HttpConnection>(std::move(socket), tls.get(), api, max_body_bytes,
+                                                             [this](HttpConnection* gone) {
+                                                               std::lock_guard lock(mutex);
+                                                               connections.erase(gone);
+                                                             });
     {
       std::lock_guard lock(mutex);
       connections.insert(connection.get());
@@ -134,7 +139,11 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("http", options.address));
-  auto impl = std::make_unique<Impl>(services, options.max_body_bytes);
+  auto impl = std::make_unique<Impl>(services, options);
+  if (!options.tls.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(options.tls));
+    SLUICE_ASSIGN_OR_RETURN(impl->tls, make_tls_context(material));
+  }
   SLUICE_RETURN_IF_ERROR(impl->listen(wanted));
   impl->accept();
   for (int i = 0; i < kThreads; ++i) impl->threads.emplace_back([raw = impl.get()] { raw->io.run(); });
