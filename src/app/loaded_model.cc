@@ -1,16 +1,14 @@
 #include "app/loaded_model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
+#include "base/machine_limits.h"
 #include "kernels/registry.h"
 #include "model/inspect.h"
 
@@ -21,16 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kMiB = 1 << 20;
-
-// Bytes that could be allocated without swapping.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  for (std::string rest; file >> key >> kib && std::getline(file, rest);)
-    if (key == "MemAvailable:") return kib * 1024;
-  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-}
 
 // The weights alone must fit; what is short is named before anything is allocated.
 Status check_memory(const ModelReport& report, WeightFormat weights) {
@@ -165,19 +153,21 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
     SLUICE_ASSIGN_OR_RETURN(const uint64_t key, packed_key(options, *loaded, weights));
-    const std::string file = fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
+    const std::string file =
+        fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
     packed_cache.emplace(options.weights_cache + "/" + file, key);
   }
   OpContext context = loaded->context();
   {
     ProgressBar bar("loading", total);
-    SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
-                                                               {.weights = options.weights,
-                                                                .cache_dtype = cache_dtype(options, weights),
-                                                                .max_batch_tokens = options.max_batch_tokens,
-                                                                .progress = [&](int64_t done) { bar.show(done); },
-                                                                .observer = {},
-                                                                .packed_cache = packed_cache ? &*packed_cache : nullptr}));
+    SLUICE_ASSIGN_OR_RETURN(loaded->model,
+                            DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
+                                                {.weights = options.weights,
+                                                 .cache_dtype = cache_dtype(options, weights),
+                                                 .max_batch_tokens = options.max_batch_tokens,
+                                                 .progress = [&](int64_t done) { bar.show(done); },
+                                                 .observer = {},
+                                                 .packed_cache = packed_cache ? &*packed_cache : nullptr}));
   }
   loaded->info.weights = name(weights);
   SLUICE_ASSIGN_OR_RETURN(

@@ -12,6 +12,7 @@ namespace {
 constexpr const char* kAuthorizationKey = "authorization";
 constexpr const char* kRequestIdKey = "x-request-id";
 constexpr const char* kCorrelationIdKey = "x-correlation-id";
+constexpr const char* kTraceParentKey = "traceparent";
 // The key that gRPC's own retry policy reads; milliseconds.
 constexpr const char* kRetryKey = "grpc-retry-pushback-ms";
 
@@ -50,6 +51,7 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
     SLUICE_RETURN_IF_ERROR(check_request_id(kRequestIdKey, task->client_id));
   }
   if (task->client_id.empty()) task->client_id = fmt::format("{:016x}", numbers_.next());
+  task->trace = parse_trace_parent(metadata(*call.context, kTraceParentKey));
   task->request.deadline = std::min(task->request.deadline, deadline_of(*call.context, services_.clock));
   return {};
 }

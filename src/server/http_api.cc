@@ -262,6 +262,7 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
   generation.stream = checked->stream;
   generation.task = std::move(checked->checked.task);
   generation.task.client_id = std::move(id);
+  generation.task.trace = parse_trace_parent(request.trace_parent);
   generation.task.delivery = checked->stream ? Delivery::kStream : Delivery::kWhole;
   return generation;
 }

@@ -22,7 +22,8 @@ struct HttpRequest {
   std::string target;  // "/v1/models?x=y"
   // Headers, empty where there are none.
   std::string authorization, host, origin;
-  std::string request_id;  // x-request-id
+  std::string request_id;    // x-request-id
+  std::string trace_parent;  // traceparent
   bool http10 = false;
   bool keep_alive = true;
   std::string body;

@@ -114,6 +114,7 @@ void HttpConnection::take_head() {
               .host = std::string(head[http::field::host]),
               .origin = std::string(head[http::field::origin]),
               .request_id = std::string(head["x-request-id"]),
+              .trace_parent = std::string(head["traceparent"]),
               .http10 = head.version() == 10,
               .keep_alive = head.keep_alive()};
   if (!request_.keep_alive) last_request_ = true;

@@ -30,7 +30,7 @@ class HttpConnection final : public AnswerReader, public std::enable_shared_from
  public:
   using Socket = HttpStream::Socket;
 
-  // `api` and `tls` outlive the connection; `tls` may be null. `gone` is called once, when it is destroyed.
+  // `api` outlives the connection; `tls` is needed by this alone and may be null. `gone` is called once, when it is destroyed.
   HttpConnection(Socket socket, boost::asio::ssl::context* tls, HttpApi& api, int64_t max_body_bytes,
                  std::function<void(HttpConnection*)> gone);
   ~HttpConnection() override;

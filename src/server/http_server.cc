@@ -50,6 +50,18 @@ struct HttpServer::Impl {
   // Calls `action` for all that are alive.
   template <typename Action>
   void for_each(const Action& action);
+  Status load_certificates() {
+    if (tls_files.empty()) return {};
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(tls_files));
+    SLUICE_ASSIGN_OR_RETURN(std::shared_ptr<asio::ssl::context> fresh, make_tls_context(material));
+    std::lock_guard lock(mutex);
+    tls = std::move(fresh);
+    return {};
+  }
+  std::shared_ptr<asio::ssl::context> current_tls() const {
+    std::lock_guard lock(mutex);
+    return tls;
+  }
   size_t num_connections() const {
     std::lock_guard lock(mutex);
     return connections.size();
@@ -57,7 +69,8 @@ struct HttpServer::Impl {
 
   HttpApi api;
   const int64_t max_body_bytes;
-  std::unique_ptr<asio::ssl::context> tls;  // null: none
+  TlsFiles tls_files;
+  std::shared_ptr<asio::ssl::context> tls;  // null: none; what it gave a connection lives on without it
   std::string address;
   int port = 0;
   asio::io_context io{kThreads};
@@ -110,7 +123,8 @@ void HttpServer::Impl::on_accepted(boost::system::error_code error, tcp::socket 
   if (num_connections() >= kMaxConnections) {
     log_warn("http: a connection is refused, {} are open", kMaxConnections);
   } else {
-    const auto connection = std::make_shared<HttpConnection>(std::move(socket), tls.get(), api, max_body_bytes,
+    const std::shared_ptr<asio::ssl::context> context = current_tls();
+    const auto connection = std::make_shared<HttpConnection>(std::move(socket), context.get(), api, max_body_bytes,
                                                              [this](HttpConnection* gone) {
                                                                std::lock_guard lock(mutex);
                                                                connections.erase(gone);
@@ -140,10 +154,8 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("http", options.address));
   auto impl = std::make_unique<Impl>(services, options);
-  if (!options.tls.empty()) {
-    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(options.tls));
-    SLUICE_ASSIGN_OR_RETURN(impl->tls, make_tls_context(material));
-  }
+  impl->tls_files = options.tls;
+  SLUICE_RETURN_IF_ERROR(impl->load_certificates());
   SLUICE_RETURN_IF_ERROR(impl->listen(wanted));
   impl->accept();
   for (int i = 0; i < kThreads; ++i) impl->threads.emplace_back([raw = impl.get()] { raw->io.run(); });
@@ -157,6 +169,8 @@ int HttpServer::port() const { return impl_->port; }
 const std::string& HttpServer::address() const { return impl_->address; }
 
 int64_t HttpServer::num_connections() const { return static_cast<int64_t>(impl_->num_connections()); }
+
+Status HttpServer::reload_tls() { return impl_->load_certificates(); }
 
 void HttpServer::set_ready(bool ready) { impl_->api.set_ready(ready); }
 

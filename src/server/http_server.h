@@ -43,6 +43,9 @@ class HttpServer {
   // What /ready says, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
 
+  // As GrpcServer::reload_tls(); holds for the next connection.
+  Status reload_tls();
+
   // Drains: nothing new is begun, open answers have `grace` to end, what is left then ends with 503, and the port
   // closes. True if nothing had to be cut off. Returns after all connections are gone, whatever the loop thread does.
   bool shutdown(Duration grace);

@@ -28,7 +28,7 @@ class HttpStream {
   using executor_type = Socket::executor_type;
   using lowest_layer_type = Socket::lowest_layer_type;
 
-  // `tls` outlives the stream; null: the bytes are the client's own.
+  // `tls` is needed here alone: what it gives lives on without it. Null: the bytes are the client's own.
   HttpStream(Socket socket, boost::asio::ssl::context* tls) : socket_(std::move(socket)) {
     if (tls) tls_.emplace(socket_, *tls);
   }
