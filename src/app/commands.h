@@ -26,6 +26,7 @@ class OptionFlags {
   Result<Options> resolve() const;
   // As they were written, for another process of this binary.
   std::vector<std::string> arguments() const;
+  const std::string& config_file() const { return config_file_; }  // empty: none
 
  private:
   std::string config_file_;
@@ -73,6 +74,7 @@ Action add_generate(CLI::App& app);
 Action add_chat(CLI::App& app);
 Action add_client(CLI::App& app);
 Action add_token(CLI::App& app);
+Action add_doctor(CLI::App& app);
 Action add_perplexity(CLI::App& app);
 Action add_tokenize(CLI::App& app);
 Action add_inspect(CLI::App& app);

@@ -1,16 +1,14 @@
 #include "app/loaded_model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
+#include "base/machine_limits.h"
 #include "gpu/device_name.h"
 #include "gpu/open.h"
 #include "gpu/packing.h"
@@ -24,16 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kMiB = 1 << 20;
-
-// Bytes that could be allocated without swapping.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  for (std::string rest; file >> key >> kib && std::getline(file, rest);)
-    if (key == "MemAvailable:") return kib * 1024;
-  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-}
 
 // The weights alone must fit; what is short is named before anything is allocated.
 Status check_memory(const ModelReport& report, WeightFormat weights) {
@@ -201,7 +189,8 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
     SLUICE_ASSIGN_OR_RETURN(const uint64_t key, packed_key(options, *loaded, weights));
-    const std::string file = fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
+    const std::string file =
+        fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
     packed_cache.emplace(options.weights_cache + "/" + file, key);
   }
   if (const auto& mode = loaded->config.block_global)
@@ -214,13 +203,14 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     SLUICE_RETURN_IF_ERROR(load_on_gpu(options, files, total, packed_cache ? &*packed_cache : nullptr, *loaded));
   } else {
     ProgressBar bar("loading", total);
-    SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
-                                                               {.weights = options.weights,
-                                                                .cache_dtype = cache_dtype(options, weights),
-                                                                .max_batch_tokens = options.max_batch_tokens,
-                                                                .progress = [&](int64_t done) { bar.show(done); },
-                                                                .observer = {},
-                                                                .packed_cache = packed_cache ? &*packed_cache : nullptr}));
+    SLUICE_ASSIGN_OR_RETURN(loaded->model,
+                            DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
+                                                {.weights = options.weights,
+                                                 .cache_dtype = cache_dtype(options, weights),
+                                                 .max_batch_tokens = options.max_batch_tokens,
+                                                 .progress = [&](int64_t done) { bar.show(done); },
+                                                 .observer = {},
+                                                 .packed_cache = packed_cache ? &*packed_cache : nullptr}));
   }
   loaded->info.weights = name(weights);
   if (!on_gpu) {

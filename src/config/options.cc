@@ -62,14 +62,15 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 }
 
 OptionSpec weights_option() {
-  return {"weights",
-          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
-          "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
-          [](Options& options, const std::string& value) -> Status {
-            SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
-            return {};
-          },
-          [](const Options& options) { return std::string(name(options.weights)); }};
+  return {
+      "weights",
+      "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
+      "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
+      [](Options& options, const std::string& value) -> Status {
+        SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
+        return {};
+      },
+      [](const Options& options) { return std::string(name(options.weights)); }};
 }
 
 OptionSpec random_weights_option() {
@@ -154,6 +155,14 @@ std::vector<OptionSpec> make_table() {
       number("drain_seconds", "grace period for running answers after SIGTERM", &Options::drain_seconds, 0.0, 86400.0),
       choice("log_level", "trace, debug, info, warn, error or off", &Options::log_level,
              {"trace", "debug", "info", "warn", "error", "off"}),
+      choice("log_format", "text, or json: every line on stderr is an object", &Options::log_format, {"text", "json"}),
+      text(
+          "trace.endpoint",
+          "HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of each request; empty sends none",
+          &Options::trace_endpoint),
+      number("trace.sample_ratio",
+             "share of requests without a `traceparent` that are traced; with one, the client's flag decides",
+             &Options::trace_sample_ratio, 0.0, 1.0),
   };
 }
 

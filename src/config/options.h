@@ -54,8 +54,11 @@ struct Options {
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
   int32_t max_message_mib = 16;
-  double drain_seconds = 30;
+  double drain_seconds = 30;  // read again while the server runs, as are queue_*, log_level and the files named above
   std::string log_level = "info";
+  std::string log_format = "text";  // or "json"
+  std::string trace_endpoint;       // HOST:PORT of an OTLP/gRPC collector; empty: none
+  double trace_sample_ratio = 1;    // of traces that begin here
 };
 
 struct OptionSpec {
