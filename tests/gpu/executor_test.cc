@@ -31,6 +31,7 @@ class GpuExecutorTest : public ::testing::Test {
     cpu_executor_ = std::make_unique<Executor>(*cpu_, context_, kNumPages);
   }
 
+  EmulatedDevice& device() { return static_cast<EmulatedDevice&>(gpu_.device()); }
   std::unique_ptr<GpuExecutor> make(bool graphs) {
     return std::move(GpuExecutor::create(gpu_.model(), gpu_.device(), {.num_pages = kNumPages, .graphs = graphs}))
         .value();
@@ -93,9 +94,9 @@ TEST_F(GpuExecutorTest, DecodesABatchAsAGraph) {
     StepPlan plan;
     for (size_t i = 0; i < sequences.size(); ++i)
       plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
-    const EmulatedDevice::Stats before = gpu_.device().stats();
+    const EmulatedDevice::Stats before = device().stats();
     const StepResult result = run_both(plan);
-    const EmulatedDevice::Stats& after = gpu_.device().stats();
+    const EmulatedDevice::Stats& after = device().stats();
     EXPECT_EQ(after.copies_in - before.copies_in, 1);
     EXPECT_EQ(after.copies_out - before.copies_out, 1);
     EXPECT_EQ(after.waits - before.waits, 1);
@@ -186,7 +187,7 @@ TEST_F(GpuExecutorTest, AFailureIsTheStepsStatus) {
   StepPlan plan;
   plan.work.push_back(work(tokens, 0, pages_[0]));
   for (const int64_t call : {1, 2, 3}) {  // copy in, copy out, wait
-    gpu_.device().fail_call(call);
+    device().fail_call(call);
     EXPECT_EQ(device_executor_->run(plan).status.code(), StatusCode::kInternal) << call;
   }
   EXPECT_TRUE(device_executor_->run(plan).status.ok());
