@@ -54,7 +54,7 @@ void bench_engine(CudaBench& bench, const std::string& config_directory) {
       require(executor.status());
       for (const int32_t batch : {1, 8, 32})
         bench.report({graphs ? "engine_decode_graph" : "engine_decode", fmt::format("mini batch {}", batch),
-                      name(format), static_cast<double>((*model)->weight_bytes()), 0, time_decode(**executor, batch)});
+                      name(format), 0, 0, time_decode(**executor, batch)});
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <thread>
 
 #include "engine/executor.h"
 #include "gpu/engine.h"
@@ -180,6 +181,17 @@ TEST_F(GpuExecutorTest, PromptLogprobsOfAllPositions) {
     EXPECT_EQ(result.results[0].prompt_logprobs[i][0].token, tokens[i + 1]);
     EXPECT_NEAR(result.results[0].prompt_logprobs[i][0].logprob, want.results[0].prompt_logprobs[i][0].logprob, 0.2);
   }
+}
+
+// As the server's loop thread does, on which the device was not opened.
+TEST_F(GpuExecutorTest, RunsOnAnotherThreadThanItsOwner) {
+  const std::vector<TokenId> tokens{0, 17};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  StepResult result;
+  std::thread([&] { result = device_executor_->run(plan); }).join();
+  EXPECT_TRUE(result.status.ok() && result.results[0].token);
+  EXPECT_TRUE(device().enter().ok());
 }
 
 TEST_F(GpuExecutorTest, AFailureIsTheStepsStatus) {
