@@ -1,6 +1,6 @@
 // The seam between the CUDA engine and what runs it: a device has memory of its own and one queue of work, which it
 // does in the order in which it was given while the host goes on. Two stand behind it: CUDA (src/gpu/cuda_device.h) and
-// the emulated device of the tests (tests/support/grid/emulated_device.h), which is late on purpose. One thread calls.
+// the emulated device of the tests (tests/support/grid/emulated_device.h), which is late on purpose. One thread at a time calls.
 //
 // Errors of a device may show at a later call than the one that caused them; after INTERNAL the device is lost.
 #pragma once
@@ -31,6 +31,8 @@ class Device {
   virtual ~Device() = default;
 
   virtual const DeviceProperties& properties() const = 0;
+  // Makes the device the calling thread's; before any other call from a thread that did not open it.
+  virtual Status enter() = 0;
   virtual Result<int64_t> free_bytes() = 0;
   virtual CUstream_st* stream() = 0;  // the queue, for launches of kernels
 

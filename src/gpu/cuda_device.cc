@@ -74,8 +74,8 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const CudaApi& api, int index) 
   if (index < 0 || index >= count)
     return failed_precondition("device: expected a CUDA device in [0, {}), found {}{}", count, index,
                                count == 0 ? hint(kCudaNoDevice) : "");
-  std::unique_ptr<CudaDevice> device(new CudaDevice(api));
-  SLUICE_RETURN_IF_ERROR(check(api, api.set_device(index), "cudaSetDevice"));
+  std::unique_ptr<CudaDevice> device(new CudaDevice(api, index));
+  SLUICE_RETURN_IF_ERROR(device->enter());
   SLUICE_RETURN_IF_ERROR(check(api, api.properties(index, &device->properties_), "cudaGetDeviceProperties"));
   const DeviceProperties& found = device->properties_;
   if (found.capability < kOldestCapability)
@@ -91,6 +91,8 @@ CudaDevice::~CudaDevice() {
   log_failure(check(api_, api_.stream_synchronize(stream_), "cudaStreamSynchronize"));
   log_failure(check(api_, api_.stream_destroy(stream_), "cudaStreamDestroy"));
 }
+
+Status CudaDevice::enter() { return check(api_, api_.set_device(index_), "cudaSetDevice"); }
 
 Result<int64_t> CudaDevice::free_bytes() {
   size_t free = 0, total = 0;

@@ -18,6 +18,7 @@ class CudaDevice final : public Device {
   ~CudaDevice() override;
 
   const DeviceProperties& properties() const override { return properties_; }
+  Status enter() override;
   Result<int64_t> free_bytes() override;
   CUstream_st* stream() override { return stream_; }
 
@@ -42,9 +43,10 @@ class CudaDevice final : public Device {
   void release(Event event) override;
 
  private:
-  explicit CudaDevice(const CudaApi& api) : api_(api) {}
+  CudaDevice(const CudaApi& api, int index) : api_(api), index_(index) {}
 
   const CudaApi& api_;
+  const int index_;
   DeviceProperties properties_;
   CUstream_st* stream_ = nullptr;
 };

@@ -90,6 +90,7 @@ StepResult GpuExecutor::run(const StepPlan& plan) {
 }
 
 Status GpuExecutor::run_plan(const StepPlan& plan, StepResult& result) {
+  SLUICE_RETURN_IF_ERROR(device_.enter());  // the loop thread has not opened it
   SLUICE_RETURN_IF_ERROR(move_pages(plan));
   const StepBatch batch = builder_.build(plan, {}, observer_);
   batch_rows_ = static_cast<int32_t>(batch.tokens.size());

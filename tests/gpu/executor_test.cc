@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <thread>
 
 #include "engine/executor.h"
 #include "gpu/engine.h"
@@ -31,6 +32,7 @@ class GpuExecutorTest : public ::testing::Test {
     cpu_executor_ = std::make_unique<Executor>(*cpu_, context_, kNumPages);
   }
 
+  EmulatedDevice& device() { return static_cast<EmulatedDevice&>(gpu_.device()); }
   std::unique_ptr<GpuExecutor> make(bool graphs) {
     return std::move(GpuExecutor::create(gpu_.model(), gpu_.device(), {.num_pages = kNumPages, .graphs = graphs}))
         .value();
@@ -93,9 +95,9 @@ TEST_F(GpuExecutorTest, DecodesABatchAsAGraph) {
     StepPlan plan;
     for (size_t i = 0; i < sequences.size(); ++i)
       plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
-    const EmulatedDevice::Stats before = gpu_.device().stats();
+    const EmulatedDevice::Stats before = device().stats();
     const StepResult result = run_both(plan);
-    const EmulatedDevice::Stats& after = gpu_.device().stats();
+    const EmulatedDevice::Stats& after = device().stats();
     EXPECT_EQ(after.copies_in - before.copies_in, 1);
     EXPECT_EQ(after.copies_out - before.copies_out, 1);
     EXPECT_EQ(after.waits - before.waits, 1);
@@ -181,12 +183,23 @@ TEST_F(GpuExecutorTest, PromptLogprobsOfAllPositions) {
   }
 }
 
+// As the server's loop thread does, on which the device was not opened.
+TEST_F(GpuExecutorTest, RunsOnAnotherThreadThanItsOwner) {
+  const std::vector<TokenId> tokens{0, 17};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  StepResult result;
+  std::thread([&] { result = device_executor_->run(plan); }).join();
+  EXPECT_TRUE(result.status.ok() && result.results[0].token);
+  EXPECT_TRUE(device().enter().ok());
+}
+
 TEST_F(GpuExecutorTest, AFailureIsTheStepsStatus) {
   const std::vector<TokenId> tokens{0, 17};
   StepPlan plan;
   plan.work.push_back(work(tokens, 0, pages_[0]));
   for (const int64_t call : {1, 2, 3}) {  // copy in, copy out, wait
-    gpu_.device().fail_call(call);
+    device().fail_call(call);
     EXPECT_EQ(device_executor_->run(plan).status.code(), StatusCode::kInternal) << call;
   }
   EXPECT_TRUE(device_executor_->run(plan).status.ok());

@@ -1,6 +1,8 @@
-// A model on the emulated device, run without a scheduler: one sequence, pages in falling order, as tests/support/
-// model_runner.h does on the CPU. Owns the device and everything on it.
+// A model on a device (<test_device.h>: the emulated one, or a GPU's), run without a scheduler: one sequence, pages in
+// falling order, as tests/support/model_runner.h does on the CPU. Owns the device and everything on it.
 #pragma once
+
+#include <test_device.h>
 
 #include <filesystem>
 #include <fstream>
@@ -12,7 +14,6 @@
 #include "engine/batch_builder.h"
 #include "gpu/model.h"
 #include "tests/model/temp_directory.h"
-#include "tests/support/grid/emulated_device.h"
 #include "tests/support/source_file.h"
 
 namespace sluice {
@@ -37,15 +38,16 @@ class GpuRunner {
     int32_t max_batch_tokens = 32;
     int32_t context_length = 256;
     int32_t num_pages = 8;
-    EmulatedDevice::Options device;
+    uint64_t seed = 1;
+    int32_t multiprocessors = 2;  // of the emulated device
   };
 
   GpuRunner(const std::string& directory, const Options& options)
-      : device_(options.device), team_(2), context_{team_, scratch_} {
+      : device_(make_test_device(options.seed, options.multiprocessors)), team_(2), context_{team_, scratch_} {
     config_ = ModelConfig::load(directory).value();
     const Checkpoint checkpoint = Checkpoint::open(directory, config_).value();
     Result<std::unique_ptr<GpuModel>> model =
-        GpuModel::load(config_, checkpoint, device_, context_,
+        GpuModel::load(config_, checkpoint, *device_, context_,
                        {.weights = options.weights,
                         .max_batch_tokens = options.max_batch_tokens,
                         .context_length = options.context_length,
@@ -53,7 +55,7 @@ class GpuRunner {
     SLUICE_CHECK(model.ok(), "{}", model.status().to_string());
     model_ = std::move(*model);
     num_pages_ = options.num_pages;
-    cache_ = DeviceBuffer::allocate(device_, model_->kv_layout().bytes_per_page() * num_pages_).value();
+    cache_ = DeviceBuffer::allocate(*device_, model_->kv_layout().bytes_per_page() * num_pages_).value();
     for (int32_t page = num_pages_ - 1; page >= 0; --page) pages_.push_back(PageId{page});
   }
 
@@ -71,22 +73,22 @@ class GpuRunner {
     const int64_t routed = int64_t{moe_layers(config_)} * step.rows * config_.num_experts_per_tok;
     experts_.resize(static_cast<size_t>(routed));
     const auto bytes = [](const auto* pointer) { return reinterpret_cast<const std::byte*>(pointer); };
-    SLUICE_CHECK(device_.copy_out(reinterpret_cast<std::byte*>(logits.data()), bytes(model_->logits()),
+    SLUICE_CHECK(device_->copy_out(reinterpret_cast<std::byte*>(logits.data()), bytes(model_->logits()),
                                   static_cast<int64_t>(logits.size()) * 4).ok(), "copy");
-    SLUICE_CHECK(device_.copy_out(reinterpret_cast<std::byte*>(experts_.data()), bytes(model_->routed_experts()),
+    SLUICE_CHECK(device_->copy_out(reinterpret_cast<std::byte*>(experts_.data()), bytes(model_->routed_experts()),
                                   routed * 4).ok(), "copy");
-    SLUICE_CHECK(device_.wait().ok(), "wait");
+    SLUICE_CHECK(device_->wait().ok(), "wait");
     return logits;
   }
   // Of the last compute(): [moe layers, rows, top_k].
   const std::vector<int32_t>& experts() const { return experts_; }
 
   GpuModel& model() { return *model_; }
-  EmulatedDevice& device() { return device_; }
+  Device& device() { return *device_; }
   const ModelConfig& config() const { return config_; }
 
  private:
-  EmulatedDevice device_;
+  std::unique_ptr<Device> device_;
   ThreadTeam team_;
   Scratch scratch_;
   OpContext context_;

@@ -73,7 +73,7 @@ std::vector<uint16_t> check_gemm(const GemmShape& shape, const GemmConfig& confi
     for (int32_t begin = place; begin < end; begin += config.tile_rows)
       tiles.push_back({e, begin, std::min(begin + config.tile_rows, end)});
   }
-  const auto num_tiles = static_cast<int32_t>(tiles.size());
+  const std::vector<int32_t> num_tiles{static_cast<int32_t>(tiles.size())};  // on the heap: a GPU cannot read the stack
   tiles.resize(tiles.size() + 2, {-1, -1, -1});  // provided for, not there
 
   Guarded<bf16> y(int64_t{rows} * y_stride);
@@ -92,7 +92,7 @@ std::vector<uint16_t> check_gemm(const GemmShape& shape, const GemmConfig& confi
                     .y_stride = y_stride};
   if (shape.grouped) {
     params.tiles = tiles.data();
-    params.num_tiles = &num_tiles;
+    params.num_tiles = num_tiles.data();
     params.max_tiles = static_cast<int32_t>(tiles.size());
   }
   Guarded<float> workspace(workspace_values(params, config));

@@ -32,7 +32,13 @@ EmulatedDevice::~EmulatedDevice() {
                allocations_.size(), pinned_.size(), graphs_.size(), events_.size());
 }
 
+Status EmulatedDevice::enter() {
+  entered_by_ = std::this_thread::get_id();
+  return {};
+}
+
 Status EmulatedDevice::may_fail(const char* call) {
+  if (entered_by_ != std::this_thread::get_id()) grid::fail("%s: from a thread that has not entered the device", call);
   if (fails_in_ == 0 || --fails_in_ > 0) return {};
   return {fail_code_, std::string(call) + ": fails by request"};
 }

@@ -9,6 +9,7 @@
 
 #include <map>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "sluice/device.h"
@@ -40,6 +41,7 @@ class EmulatedDevice final : public Device {
   }
 
   const DeviceProperties& properties() const override { return properties_; }
+  Status enter() override;
   Result<int64_t> free_bytes() override;
   CUstream_st* stream() override { return &queue_; }
 
@@ -79,6 +81,7 @@ class EmulatedDevice final : public Device {
   void set_poison(bool on);
 
   DeviceProperties properties_;
+  std::thread::id entered_by_ = std::this_thread::get_id();
   Stats stats_;
   Queue queue_{*this};
   uint64_t random_state_;
