@@ -5,11 +5,13 @@
 
 #include <csignal>
 #include <cstdio>
+#include <mutex>
 
 #include "sluice/log.h"
 
 #include "app/commands.h"
 #include "app/loop_report.h"
+#include "app/rank_processes.h"
 #include "app/serve_loop.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
@@ -108,9 +110,12 @@ Status ServeCommand::run() {
   const TlsFiles tls{resolved.tls_cert, resolved.tls_key, resolved.tls_client_ca};
   SLUICE_RETURN_IF_ERROR(check_security(resolved, tls));
   SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  if (!launch.is_rank) return run_rank_processes(launch, true);
   const sigset_t signals = block_signals(authenticator != nullptr);
   raise_file_limit();
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->leads()) return follow(*loaded, resolved);
   if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
   warm_up(*loaded, resolved);
 
@@ -118,7 +123,18 @@ Status ServeCommand::run() {
   RequestQueue queue({.max_requests = resolved.queue_requests, .max_tokens = resolved.queue_tokens});
   const Tokenizer* tokenizer = loaded->tokenizer ? &*loaded->tokenizer : nullptr;
   Frontend frontend(queue, tokenizer, clock);
+  // Whoever waits for the group is told; the end is that of SIGTERM, after which whoever started the ranks does it again.
+  std::mutex broken_mutex;
+  Status broken;
   ServeLoop loop(*loaded, resolved, queue, frontend);
+  loop.on_broken_group([&](const Status& why) {
+    log_error("the group of ranks is broken: {}", why.to_string());
+    {
+      const std::lock_guard lock(broken_mutex);
+      broken = why;
+    }
+    kill(getpid(), SIGTERM);
+  });
   SLUICE_RETURN_IF_ERROR(loop.start(resolved));
   const Services services{.frontend = frontend,
                           .queue = queue,
@@ -155,7 +171,8 @@ Status ServeCommand::run() {
   if (http) http->shutdown(Duration{});
   loop.drain(Duration{});
   log_info("stopped{}", complete ? "" : "; some answers were cut");
-  return {};
+  const std::lock_guard lock(broken_mutex);
+  return broken;
 }
 
 }  // namespace

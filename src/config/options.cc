@@ -101,6 +101,17 @@ std::vector<OptionSpec> make_table() {
              &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
              0, 1 << 24),
+      number("tp", "ranks that hold a part of the model each; on one machine this command starts them", &Options::tp, 1,
+             1024),
+      choice("parallel.experts",
+             "how ranks share the routed experts: sliced (each a part of every expert) or whole (each some experts)",
+             &Options::parallel_experts, {"sliced", "whole"}),
+      number("parallel.timeout", "seconds after which a rank that does not answer counts as lost",
+             &Options::parallel_timeout, 0.1, 3600.0),
+      number("parallel.start_timeout", "seconds until all ranks must have loaded", &Options::parallel_start_timeout, 0.1,
+             86400.0),
+      text("parallel.address", "address at which other ranks reach this one; empty takes the one that leads to rank 0",
+           &Options::parallel_address),
       choice(
           "cache.dtype",
           "type of cached latents and of attention's operands: bf16 (half the memory, twice the speed), f32, or auto "

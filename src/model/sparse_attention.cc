@@ -23,12 +23,13 @@ void SpanSplit::assign(std::span<const SequenceSpan> spans, int32_t position) {
   }
 }
 
-SparseAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows) : indexer(config, max_rows) {
+SparseAttention::Workspace::Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows)
+    : indexer(config, max_rows) {
   const int64_t block_rows = std::min<int64_t>(kBlockRows, max_rows);
-  const int64_t head_rows = config.num_attention_heads * block_rows;
+  const int64_t head_rows = partition.heads.size() * block_rows;
   // Below index_topk positions nothing is chosen, so a larger index_topk than positions needs no room.
   positions.resize(static_cast<size_t>(block_rows * std::min(config.index_topk, config.max_position_embeddings)));
-  offsets.resize(static_cast<size_t>(config.num_attention_heads) + 1);
+  offsets.resize(static_cast<size_t>(partition.heads.size()) + 1);
   row_ids.resize(static_cast<size_t>(head_rows));
   absorbed.resize(static_cast<size_t>(head_rows * config.kv_lora_rank));
   latents.resize(absorbed.size());
@@ -64,7 +65,7 @@ void SparseAttention::attend_block(const StepBatch& batch, const Inputs& in, Wor
                                    OpContext& context) const {
   indexer_.select(batch, work.block, work.indexer, work.positions.data(), backend, context);
 
-  const int32_t heads = config_.num_attention_heads;
+  const int32_t heads = heads_;
   int32_t count = 0;
   for (int32_t head = 0; head < heads; ++head) {
     work.offsets[static_cast<size_t>(head)] = count;
