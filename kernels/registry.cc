@@ -28,6 +28,14 @@ constexpr Backend kRef{
     .index_select = ref::index_select,
     .sparse_attention = ref::sparse_attention,
     .scatter_rows = ref::scatter_rows,
+    .hyper_weights = ref::hyper_weights,
+    .hyper_collapse = ref::hyper_collapse,
+    .hyper_expand = ref::hyper_expand,
+    .window_write = ref::window_write,
+    .compress = ref::compress,
+    .window_attention = ref::window_attention,
+    .block_means = ref::block_means,
+    .block_select = ref::block_select,
 };
 
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

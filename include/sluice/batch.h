@@ -14,7 +14,8 @@ namespace sluice {
 struct ForwardObserver {
   // experts and weights: [rows, top_k] of this layer.
   std::function<void(int32_t layer, int64_t rows, int32_t top_k, const int32_t* experts, const float* weights)> routed;
-  // positions: [rows of the spans, top_k], what this layer's attention of these rows looks at (V3.2 beyond top_k).
+  // positions: [rows of the spans, top_k], what this layer's attention of these rows looks at (V3.2 beyond top_k), or
+  // with block attention pages.
   std::function<void(int32_t layer, std::span<const SequenceSpan> spans, int32_t top_k, const int32_t* positions)>
       selected;
 };

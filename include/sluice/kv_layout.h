@@ -40,6 +40,12 @@ struct KvLayout {
     for (size_t before = 0; before < group; ++before) bytes += groups[before].bytes_per_page();
     return bytes;
   }
+  // Whether a sequence may be cut back inside a page.
+  bool rewindable() const {
+    for (const CacheGroup& group : groups)
+      if (!group.rewindable && !group.layers.empty()) return false;
+    return true;
+  }
   // All layers; what `inspect` prints.
   int64_t bytes_per_token() const { return bytes_per_page() / kPageTokens; }
 };

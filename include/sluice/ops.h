@@ -56,7 +56,7 @@ struct EmbedArgs {
 struct RmsNormArgs {
   const float* x = nullptr;       // [rows, x_stride], the first cols of each row
   const int32_t* row_ids = nullptr;  // [rows] rows of x to take, or null for 0, 1, 2, ...
-  const float* weight = nullptr;  // [cols]
+  const float* weight = nullptr;  // [cols], or null for ones
   float* y = nullptr;             // [rows, cols]
   int64_t rows = 0, cols = 0, x_stride = 0;
   float eps = 0;
@@ -206,17 +206,19 @@ struct IndexWriteArgs {
   LatentCache cache;
 };
 
-// The top_k cached positions s <= t for each row t, which has at least so many (t + 1 >= top_k), by
+// The top_k cached entries s for each row t, of those that are complete, s < (t + 1) / ratio, of which there are at
+// least so many, by
 //   score(t, s) = sum over heads h, of  weights[t, h] * max(0, q[t, h] . k_s)
-// Equal scores go to the lower position. The published formula multiplies by a positive constant, which chooses
-// nothing.
+// Equal scores go to the lower entry. The published formula multiplies by a positive constant, which chooses nothing.
+// V3.2 has an entry for each position (ratio 1), V4 for each 4 of them (see CompressedCache).
 struct IndexSelectArgs {
   const float* q = nullptr;        // [rows, heads, head_dim], rotated as the keys are
   const float* weights = nullptr;  // [rows, heads], of either sign
   std::span<const SequenceSpan> sequences;
   LatentCache cache;
   int32_t heads = 0, head_dim = 0, top_k = 0;
-  int32_t* positions = nullptr;  // [rows of the spans, in their order][top_k], ascending
+  int32_t ratio = 1;             // positions that an entry stands for, a divisor of kPageTokens
+  int32_t* positions = nullptr;  // [rows of the spans, in their order][top_k] entries, ascending
 };
 
 // Latent attention over chosen positions alone, in the absorbed form whatever the row's role (expanded keys would serve
@@ -236,6 +238,32 @@ struct SparseAttentionArgs {
   float* latents = nullptr;  // [heads, i, kv_lora_rank]
 };
 
+// Block attention (models without an indexer of their own): what a page is about, as the mean of its entries. Pages whose
+// last position is among the spans' rows are written, from that page's entries alone.
+struct BlockMeansArgs {
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;  // entries of `width` values
+  LatentCache means;  // one entry of `width` values a page, of the same type, at the page's begin
+  int32_t width = 0;
+};
+
+// The num_pages pages that each row attends to, whose means promise the most attention. For row t in
+// page o = t / 64, o >= num_pages, and head h:
+//   p[h, page] = softmax over pages [0, o) of  scale * (absorbed[h, i] . mean_c + q_rope[h] . mean_rope)
+//   mass[page] = sum over heads of p[h, page]
+// Chosen are pages [0, sink_pages) and (o - window_pages, o], and between them those of greatest mass; equal masses go to
+// the lower page. i counts the rows of the spans in their order, absorbed is as in SparseAttentionArgs.
+struct BlockSelectArgs {
+  const float* q = nullptr;         // [rows, heads, nope_dim + rope_dim], of which the rotated rope part is read
+  const float* absorbed = nullptr;  // [heads, i, kv_lora_rank]
+  std::span<const SequenceSpan> sequences;
+  LatentCache means;
+  int32_t heads = 0, nope_dim = 0, rope_dim = 0, kv_lora_rank = 0;
+  int32_t num_pages = 0, sink_pages = 0, window_pages = 1;  // sink_pages + window_pages <= num_pages
+  float scale = 0;
+  int32_t* pages = nullptr;  // [i, num_pages] places in the sequence's page table, ascending
+};
+
 // y[row_ids[i], :] = x[i, :]
 struct ScatterRowsArgs {
   const float* x = nullptr;          // [rows, cols]
@@ -244,8 +272,115 @@ struct ScatterRowsArgs {
   int64_t rows = 0, cols = 0;
 };
 
-// A backend's kernels. Plain functions; every entry is filled, but for the last four on a device that does not serve
-// deepseek_v32 (loading one is refused there).
+// ---- DeepSeek-V4 (transformers' deepseek_v4)
+
+// Hyper-connections: a token has `streams` residual streams. From logits m = fn rms(streams), fn [2 n + n n, n hidden]:
+//   pre_j = sigmoid(m_j scale_0 + base_j) + eps                        how much of stream j goes into a block
+//   post_k = 2 sigmoid(m_{n+k} scale_1 + base_{n+k})                   how much of its output goes to stream k
+//   mix_jk = Sinkhorn(m_{2n+jn+k} scale_2 + base_{2n+jn+k})            what stream j gives to stream k
+// Sinkhorn: softmax of each row j, plus eps; columns divided by (their sum + eps); then iterations - 1 times rows and
+// columns so. Behind the last layer there is `pre` alone, with m [rows, n].
+struct HyperWeightsArgs {
+  const float* logits = nullptr;  // [rows, 2 n + n n], or [rows, n] where post is null
+  const float* scale = nullptr;   // [3], or [1]
+  const float* base = nullptr;    // [2 n + n n], or [n]
+  int64_t rows = 0;
+  int32_t streams = 0, iterations = 0;
+  float eps = 0;
+  float* pre = nullptr;   // [rows, n]
+  float* post = nullptr;  // [rows, n] or null
+  float* mix = nullptr;   // [rows, n, n], with post
+};
+
+constexpr int32_t kMaxStreams = 16;
+
+// u = sum over j, ascending, of  pre_j x_j
+struct HyperCollapseArgs {
+  const float* x = nullptr;    // [rows, streams, hidden]
+  const float* pre = nullptr;  // [rows, streams]
+  int64_t rows = 0, hidden = 0;
+  int32_t streams = 0;
+  float* u = nullptr;  // [rows, hidden]
+};
+
+// x_k = post_k y + sum over j, ascending, of  mix_jk x_j   (the first index: mix transposed)
+struct HyperExpandArgs {
+  const float* y = nullptr;     // [rows, hidden] what the block made
+  const float* post = nullptr;  // [rows, streams]
+  const float* mix = nullptr;   // [rows, streams, streams]
+  int64_t rows = 0, hidden = 0;
+  int32_t streams = 0;
+  float* x = nullptr;  // [rows, streams, hidden], in place
+};
+
+// One layer's entries of `ratio` positions each. The entry w of positions [ratio w, ratio (w + 1)) is complete with the
+// last of them, in whose page it lies:
+//   page = pages[(ratio (w + 1) - 1) / 64],  place w % (64 / ratio) if ratio <= 64, else 0
+// ratio divides 64 or is a multiple of it.
+struct CompressedCache {
+  LatentCache entries;
+  int32_t ratio = 0;
+};
+
+// The one vector per position that is key and value of all heads -> its entry in the page:
+//   the last rope_dim dims of  w * (z / sqrt(mean(z^2) + eps))  rotated, all rounded to the cache's type.
+struct WindowWriteArgs {
+  const float* z = nullptr;            // [rows, dim]
+  const float* norm_weight = nullptr;  // [dim]
+  float eps = 0;
+  const float* cos_sin = nullptr;  // [rows, rope_dim]
+  int32_t dim = 0, rope_dim = 0;
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+};
+
+// Blocks of `ratio` positions become one entry each. Position t has keys K_t and gates G_t = gate_t + ape[t % ratio], per
+// series; an entry is, in each channel on its own,
+//   e_w = softmax-weighted sum of K by G  over the block's positions; with two series: over the first series of the
+//         block before (nothing for w = 0), then the second series of this block
+//   entry = the last rope_dim dims of  w * rms(e_w)  rotated by the angles of position ratio w, rounded.
+// A running softmax in ascending order of positions: (peak, sum, weighted sum), so what a page must remember of a block
+// that is not complete does not grow with it. It stands in the page of the last computed position:
+//   state of a page: kStateHeader bytes, the first int32 of which is the next position;
+//                    [series][3][dim] f32: of this block's entry, and (two series) of the next one's
+// The state of a page that is not full can only be continued, not cut back.
+struct CompressArgs {
+  const float* z = nullptr;            // [rows, 2, series, dim]: keys, then gates
+  const float* ape = nullptr;          // [ratio, series, dim]
+  const float* norm_weight = nullptr;  // [dim]
+  float eps = 0;
+  const float* cos_sin = nullptr;  // [rows, rope_dim] of the first position of the row's block
+  int32_t series = 1, dim = 0, rope_dim = 0;
+  std::span<const SequenceSpan> sequences;
+  CompressedCache cache;
+  std::byte* state = nullptr;  // of page 0
+  int64_t state_stride = 0;    // bytes from page to page
+};
+
+constexpr int64_t kStateHeader = 64;
+constexpr int64_t compressor_state_bytes(int64_t series, int64_t dim) { return kStateHeader + series * 3 * dim * 4; }
+
+// Attention of row t over one list of vectors that are keys and values alike: the window's, positions
+// [max(0, t - window + 1), t], then compressed entries w, ascending: all complete ones, w < (t + 1) / ratio, or those of
+// `selected`. Each head has a sink, a logit with no value:
+//   p = softmax over (scale q . c_s ..., sink);  out = inverse rotation at t of the last rope_dim dims of  sum p_s c_s
+struct WindowAttentionArgs {
+  const float* q = nullptr;        // [rows, heads, dim], rotated
+  const float* sinks = nullptr;    // [heads]
+  const float* cos_sin = nullptr;  // [rows, rope_dim]
+  std::span<const SequenceSpan> sequences;
+  LatentCache cache;
+  int32_t window = 0;
+  CompressedCache compressed;         // ratio 0: none
+  const int32_t* selected = nullptr;  // [rows of the spans, in their order][num_selected] or null
+  int32_t num_selected = 0;
+  int32_t heads = 0, dim = 0, rope_dim = 0;
+  float scale = 0;
+  float* out = nullptr;  // [rows, heads, dim]
+};
+
+// A backend's kernels. Plain functions; every entry is filled, but for those from index_write on, on a device that does
+// not serve deepseek_v32, deepseek_v4 or block attention (loading is refused there).
 struct Backend {
   const char* name = "";  // "ref", "cpu-avx2", "cpu-avx512"
 
@@ -273,6 +408,16 @@ struct Backend {
   void (*index_select)(const IndexSelectArgs&, OpContext&) = nullptr;
   void (*sparse_attention)(const SparseAttentionArgs&, OpContext&) = nullptr;
   void (*scatter_rows)(const ScatterRowsArgs&, OpContext&) = nullptr;
+
+  void (*hyper_weights)(const HyperWeightsArgs&, OpContext&) = nullptr;
+  void (*hyper_collapse)(const HyperCollapseArgs&, OpContext&) = nullptr;
+  void (*hyper_expand)(const HyperExpandArgs&, OpContext&) = nullptr;
+  void (*window_write)(const WindowWriteArgs&, OpContext&) = nullptr;
+  void (*compress)(const CompressArgs&, OpContext&) = nullptr;
+  void (*window_attention)(const WindowAttentionArgs&, OpContext&) = nullptr;
+
+  void (*block_means)(const BlockMeansArgs&, OpContext&) = nullptr;
+  void (*block_select)(const BlockSelectArgs&, OpContext&) = nullptr;
 };
 
 constexpr int64_t kPackRows = 16;

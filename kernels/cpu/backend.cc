@@ -26,6 +26,14 @@ const Backend kBackend{
     .index_select = index_select,
     .sparse_attention = sparse_attention,
     .scatter_rows = scatter_rows,
+    .hyper_weights = hyper_weights,
+    .hyper_collapse = hyper_collapse,
+    .hyper_expand = hyper_expand,
+    .window_write = window_write,
+    .compress = compress,
+    .window_attention = window_attention,
+    .block_means = block_means,
+    .block_select = block_select,
 };
 
 }  // namespace sluice::cpu::SLUICE_ISA

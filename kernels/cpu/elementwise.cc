@@ -36,6 +36,13 @@ void rms_norm_row(const float* x, const float* weight, float eps, int64_t cols, 
   for (; i + kLanes <= cols; i += kLanes) sum = fma(load(x + i), load(x + i), sum);
   if (i < cols) sum = fma(load_first(x + i, cols - i), load_first(x + i, cols - i), sum);
   const F32x16 factor = broadcast(1.0f / std::sqrt(reduce_add(sum) / static_cast<float>(cols) + eps));
+  if (weight == nullptr) {
+    for (i = 0; i < cols; i += kLanes) {
+      const int64_t lanes = std::min<int64_t>(kLanes, cols - i);
+      store_first(y + i, load_first(x + i, lanes) * factor, lanes);
+    }
+    return;
+  }
   for (i = 0; i + kLanes <= cols; i += kLanes) store(y + i, load(weight + i) * (load(x + i) * factor));
   if (i < cols) store_first(y + i, load_first(weight + i, cols - i) * (load_first(x + i, cols - i) * factor), cols - i);
 }

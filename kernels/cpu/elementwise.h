@@ -7,7 +7,7 @@
 
 namespace sluice::cpu::SLUICE_ISA {
 
-// y = weight * (x / sqrt(mean(x^2) + eps)), all [cols]; y may be x.
+// y = weight * (x / sqrt(mean(x^2) + eps)), all [cols]; y may be x, weight null (ones).
 void rms_norm_row(const float* x, const float* weight, float eps, int64_t cols, float* y);
 
 // Rotates x[dim] in place by cos_sin [dim] (cosines, then sines).

@@ -1,5 +1,5 @@
-// The lightning indexer (DeepSeek-V3.2): its keys and its choice. Lanes are heads, as in absorbed attention, so that a
-// key is read once for all of them:
+// The lightning indexer (DeepSeek-V3.2; its choice also V4's): its keys and its choice. Lanes are heads, as in absorbed
+// attention, so that a key is read once for all of them:
 //
 //   stage 1  q [dim][heads] of each row                                                             unit = row
 //   stage 2  D [64 keys][heads] = K q;  score = sum over heads of w max(0, D)      unit = (row, partition of 512 keys)
@@ -24,7 +24,7 @@ namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
 constexpr int32_t kMaxDim = 1024;  // of an index key; 128 in every released model
-constexpr int32_t kTileKeys = kPageTokens;
+constexpr int32_t kTileKeys = kPageTokens;  // at most; a tile is what a page holds
 // 8 tiles: at 64 heads x 128 about 4 M multiply-adds, some 100 us of one core; a context of 4k gives 8 units to share.
 constexpr int32_t kPartitionKeys = 8 * kTileKeys;
 
@@ -96,11 +96,13 @@ struct Plan {
   float* workspaces = nullptr;  // [threads][workspace_size]
 
   int64_t query_size() const { return padded_heads * args.head_dim; }
+  int32_t num_candidates(int32_t position) const { return (position + 1) / args.ratio; }
+  int64_t num_partitions_of(int32_t position) const {
+    return (num_candidates(position) + kPartitionKeys - 1) / kPartitionKeys;
+  }
   // Stage 2: a widened page, then products [keys][heads]. Stage 3: the scores' ordering keys.
   int64_t workspace_size() const { return round_up(std::max(kTileKeys * (args.head_dim + padded_heads), max_scores)); }
 };
-
-int64_t partitions_of(int32_t position) { return position / kPartitionKeys + 1; }
 
 Plan make_plan(const IndexSelectArgs& args, OpContext& context) {
   Plan plan{.args = args, .padded_heads = round_up(args.heads)};
@@ -109,11 +111,12 @@ Plan make_plan(const IndexSelectArgs& args, OpContext& context) {
       for (int32_t position = span.position_begin; position < span.position_end; ++position) body(span, position);
   };
   for_each_row([&](const SequenceSpan&, int32_t position) {
-    SLUICE_CHECK(position + 1 >= args.top_k, "position {} has fewer than {} candidates", position, args.top_k);
+    const int32_t candidates = plan.num_candidates(position);
+    SLUICE_CHECK(candidates >= args.top_k, "position {} has fewer than {} candidates", position, args.top_k);
     plan.num_rows += 1;
-    plan.num_partitions += partitions_of(position);
-    plan.num_scores += position + 1;
-    plan.max_scores = std::max<int64_t>(plan.max_scores, position + 1);
+    plan.num_partitions += plan.num_partitions_of(position);
+    plan.num_scores += candidates;
+    plan.max_scores = std::max<int64_t>(plan.max_scores, candidates);
   });
   const auto padded = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
   const int64_t row_bytes = padded(plan.num_rows * static_cast<int64_t>(sizeof(Row)));
@@ -129,8 +132,8 @@ Plan make_plan(const IndexSelectArgs& args, OpContext& context) {
   int64_t row = 0, partition = 0, score = 0;
   for_each_row([&](const SequenceSpan& span, int32_t position) {
     plan.rows[row++] = {&span, position, span.row_begin + position - span.position_begin, partition, score};
-    partition += partitions_of(position);
-    score += position + 1;
+    partition += plan.num_partitions_of(position);
+    score += plan.num_candidates(position);
   });
   return plan;
 }
@@ -156,10 +159,12 @@ void score_partition(const Plan& plan, int64_t row_index, int64_t partition, flo
   const float* queries = plan.queries + row_index * plan.query_size();
   const float* weights = plan.weights + row_index * plan.padded_heads;
   float* products = workspace + kTileKeys * args.head_dim;
-  const auto end = static_cast<int32_t>(std::min<int64_t>(row.position + 1, (partition + 1) * kPartitionKeys));
-  for (auto begin = static_cast<int32_t>(partition * kPartitionKeys); begin < end; begin += kTileKeys) {
-    const int32_t count = std::min(kTileKeys, end - begin);
-    const float* keys = page_keys(args, row.span->pages[begin / kTileKeys], count, workspace);
+  const int32_t tile_keys = kPageTokens / args.ratio;
+  const auto end =
+      static_cast<int32_t>(std::min<int64_t>(plan.num_candidates(row.position), (partition + 1) * kPartitionKeys));
+  for (auto begin = static_cast<int32_t>(partition * kPartitionKeys); begin < end; begin += tile_keys) {
+    const int32_t count = std::min(tile_keys, end - begin);
+    const float* keys = page_keys(args, row.span->pages[begin / tile_keys], count, workspace);
     multiply_block(
         count, [&](int64_t key) { return keys + key * args.head_dim; }, args.head_dim,
         TileWeights<float>{queries, int64_t{args.head_dim} * kLanes, kLanes}, plan.padded_heads / kLanes,
@@ -183,7 +188,7 @@ uint32_t order_of(float score) {
 void select_row(const Plan& plan, int64_t row_index, float* workspace) {
   const Row& row = plan.rows[row_index];
   const float* scores = plan.scores + row.first_score;
-  const int32_t count = row.position + 1, top_k = plan.args.top_k;
+  const int32_t count = plan.num_candidates(row.position), top_k = plan.args.top_k;
   auto* order = reinterpret_cast<uint32_t*>(workspace);
   for (int32_t s = 0; s < count; ++s) order[s] = order_of(scores[s]);
   std::nth_element(order, order + top_k - 1, order + count, std::greater<>());
@@ -212,6 +217,7 @@ void index_write(const IndexWriteArgs& args, OpContext& context) {
 }
 
 void index_select(const IndexSelectArgs& args, OpContext& context) {
+  SLUICE_CHECK(args.ratio >= 1 && kPageTokens % args.ratio == 0, "ratio={}", args.ratio);
   const Plan plan = make_plan(args, context);
   const auto workspace = [&](int rank) { return plan.workspaces + rank * plan.workspace_size(); };
   context.team.parallel_for(plan.num_rows, 1, [&](int64_t begin, int64_t end, int) {

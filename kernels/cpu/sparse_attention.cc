@@ -9,10 +9,10 @@
 // for itself: 64 x 576 values copied for 16 x 64 x 1088 multiply-adds, about a seventh of the time. 128 heads make 8
 // units a row; more threads than that are idle when a single token is generated.
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "kernels/cpu/backend.h"
+#include "kernels/cpu/heads_softmax.h"
 #include "kernels/cpu/latent_cache.h"
 #include "kernels/cpu/tile.h"
 
@@ -21,7 +21,6 @@ namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
 constexpr int32_t kTileKeys = 64;
-constexpr float kClosed = -std::numeric_limits<float>::infinity();
 
 struct Row {
   const SequenceSpan* span;
@@ -92,27 +91,6 @@ void gather(const Plan& plan, const Row& row, const int32_t* positions, int32_t 
   }
 }
 
-// The running softmax of 16 heads.
-struct Softmax {
-  F32x16 peak = broadcast(kClosed);
-  F32x16 sum = zero();
-
-  // Scores [count][16] -> probabilities; returns what earlier sums are to be scaled by.
-  F32x16 fold(float* scores, int32_t count) {
-    F32x16 new_peak = peak;
-    for (int32_t key = 0; key < count; ++key) new_peak = max(new_peak, load(scores + key * kLanes));
-    const F32x16 alpha = exp(peak - new_peak);  // first tile: exp(-inf) = 0
-    sum = sum * alpha;
-    for (int32_t key = 0; key < count; ++key) {
-      const F32x16 probability = exp(load(scores + key * kLanes) - new_peak);
-      store(scores + key * kLanes, probability);
-      sum = sum + probability;
-    }
-    peak = new_peak;
-    return alpha;
-  }
-};
-
 // Stage 2 for one row and one panel of heads.
 void attend(const Plan& plan, int64_t row_index, int64_t panel, float* workspace) {
   const SparseAttentionArgs& args = plan.args;
@@ -127,7 +105,7 @@ void attend(const Plan& plan, int64_t row_index, int64_t panel, float* workspace
   float* entries = workspace;
   float* probabilities = entries + kTileKeys * plan.width;  // [64][16]
   float* transposed = probabilities + kTileKeys * kLanes;   // [16][64]
-  Softmax softmax;
+  HeadsSoftmax softmax;
   alignas(64) float factors[kLanes];
   for (int32_t begin = 0; begin < args.num_positions; begin += kTileKeys) {
     const int32_t count = std::min(kTileKeys, args.num_positions - begin);

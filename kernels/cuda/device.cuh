@@ -19,6 +19,12 @@ constexpr int kWarp = 32;
 
 constexpr int kVecBf16 = 8;  // bf16 values in a Vec16
 
+// A number as a type, so that a lambda's argument can be a constant.
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) / kWarp; }
 

@@ -22,6 +22,7 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/gemm/gemm.h"
+#include "kernels/cuda/gemm/plan.h"
 #include "kernels/cuda/precondition.h"
 
 namespace sluice::cuda {
@@ -64,14 +65,14 @@ __device__ __forceinline__ GemmBlock locate(const GemmParams& params, const Gemm
     block.begin = found.begin;
     block.end = found.end;
   } else {
-    block.expert = 0;
+    block.expert = params.heads > 0 ? static_cast<int32_t>(blockIdx.z) : 0;
     block.begin = tile * kTokens;
     block.end = block.begin + kTokens < params.rows ? block.begin + kTokens : params.rows;
   }
   // Splits end between groups, and between steps.
   const int32_t unit = params.group > kGemmStep ? params.group : kGemmStep;
   const int32_t units = params.k / unit, steps_per_unit = unit / kGemmStep;
-  const auto split = static_cast<int32_t>(blockIdx.z);
+  const auto split = params.heads > 0 ? 0 : static_cast<int32_t>(blockIdx.z);
   block.step_begin = units * split / config.splits * steps_per_unit;
   block.step_end = units * (split + 1) / config.splits * steps_per_unit;
   return block;
@@ -85,8 +86,9 @@ __device__ __forceinline__ void load_tokens(bf16 (&x)[kTokens][kTokenStride], co
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * kVectors; i += kGemmThreads) {
     const int token = i / kVectors, column = i % kVectors * kVecBf16;
     const int32_t row = rows[token];
-    const int64_t source = row < 0 ? 0 : static_cast<int64_t>(row) * params.x_stride + step * kGemmStep + column;
-    cp_async_16(&x[token][column], params.x + source, row >= 0);
+    const bool valid = row >= 0 && step * kGemmStep + column < params.x_cols;
+    const int64_t source = valid ? static_cast<int64_t>(row) * params.x_stride + step * kGemmStep + column : 0;
+    cp_async_16(&x[token][column], params.x + source, valid);
   }
 }
 
@@ -224,7 +226,10 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(const GemmParams par
 
   for (int token = static_cast<int>(threadIdx.x); token < kTokens; token += kGemmThreads) {
     const int32_t place = block.begin + token;
-    shared.rows[token] = place >= block.end ? -1 : params.row_ids ? params.row_ids[place] : place;
+    shared.rows[token] = place >= block.end  ? -1
+                         : params.heads > 0 ? place * params.heads + block.expert
+                         : params.row_ids   ? params.row_ids[place]
+                                            : place;
   }
   __syncthreads();
 
@@ -272,14 +277,22 @@ __global__ void __launch_bounds__(kGemmThreads) gemm_kernel(const GemmParams par
   if (config.splits > 1 && !gather_splits<Shared, kTokens>(params, config, shared)) return;
 
   constexpr int kVectors = kGemmBlockN / kVecBf16;  // of a token
+#pragma unroll 1  // unrolled, its addresses cost registers that the sums above need: nvcc 13 spilled some
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * kVectors; i += kGemmThreads) {
     const int token = i / kVectors, column = i % kVectors * kVecBf16;
     if (block.begin + token >= block.end || block.n_begin + column >= params.n) continue;
     const float* values = &shared.out[token][column];
+    const int32_t row = params.heads > 0 ? shared.rows[token] : block.begin + token;
+    const int64_t target = static_cast<int64_t>(row) * params.y_stride + block.n_begin + column;
+    if (params.y_f32) {
+      store16(params.y_f32 + target, load16(values));
+      store16(params.y_f32 + target + 4, load16(values + 4));
+      continue;
+    }
     Vec16 y;
 #pragma unroll
     for (int w = 0; w < 4; ++w) y.words[w] = pack_bf16(values[2 * w], values[2 * w + 1]);
-    store16(params.y + static_cast<int64_t>(block.begin + token) * params.y_stride + block.n_begin + column, y);
+    store16(params.y + target, y);
   }
 }
 
@@ -287,9 +300,12 @@ template <typename Format, int kTokens>
 void launch_gemm(const GemmParams& params, const GemmConfig& config, Stream stream) {
   static_assert(sizeof(GemmShared<Format, kTokens>) <= 99 * 1024, "the most that a block of sm_89 can have");
   const auto blocks_n = static_cast<unsigned>(ceil_div(params.n, kGemmBlockN));
-  const auto tiles = static_cast<unsigned>(params.tiles ? params.max_tiles : ceil_div(params.rows, kTokens));
-  launch(gemm_kernel<Format, kTokens>, dim3(blocks_n, tiles, static_cast<unsigned>(config.splits)), dim3(kGemmThreads),
-         sizeof(GemmShared<Format, kTokens>), stream, params, config);
+  const auto tiles = static_cast<unsigned>(launched_tiles(params, config));
+  const auto layers = static_cast<unsigned>(params.heads > 0 ? params.heads : config.splits);
+  GemmParams filled = params;
+  if (filled.x_cols == 0) filled.x_cols = filled.k;
+  launch(gemm_kernel<Format, kTokens>, dim3(blocks_n, tiles, layers), dim3(kGemmThreads),
+         sizeof(GemmShared<Format, kTokens>), stream, filled, config);
 }
 
 // What all formats need; then the number of tokens becomes a constant.
@@ -300,9 +316,11 @@ void dispatch_gemm(const GemmParams& params, const GemmConfig& config, Stream st
                       unit);
   SLUICE_PRECONDITION(params.x_stride % kVecBf16 == 0 && params.y_stride % kVecBf16 == 0, params.x_stride,
                       params.y_stride);
+  SLUICE_PRECONDITION(params.heads == 0 || (!params.tiles && config.splits == 1), params.heads, config.splits);
   SLUICE_PRECONDITION(config.splits >= 1 && config.splits <= params.k / unit, config.splits, params.k / unit);
   SLUICE_PRECONDITION(config.splits == 1 || (params.workspace && params.counters), config.splits);
   SLUICE_PRECONDITION(!params.tiles || params.num_tiles, params.max_tiles);
+  SLUICE_PRECONDITION(params.x_cols % kVecBf16 == 0 && params.x_cols <= params.k, params.x_cols, params.k);
   switch (config.tile_rows) {
     case 8:
       return launch_gemm<Format, 8>(params, config, stream);

@@ -57,6 +57,10 @@ __device__ __forceinline__ void named_barrier(int id, int threads) {
 }
 
 __device__ __forceinline__ int32_t atomic_add(int32_t* address, int32_t value) { return atomicAdd(address, value); }
+__device__ __forceinline__ uint32_t atomic_add(uint32_t* address, uint32_t value) { return atomicAdd(address, value); }
+__device__ __forceinline__ uint64_t atomic_add(uint64_t* address, uint64_t value) {
+  return atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
+}
 __device__ __forceinline__ void thread_fence() { __threadfence(); }
 
 __device__ __forceinline__ int32_t load_acquire(const int32_t* address) {
@@ -159,6 +163,9 @@ __device__ __forceinline__ uint32_t permute_bytes(uint32_t low, uint32_t high, u
   return __byte_perm(low, high, selector);
 }
 
+// The upper 64 bits of the product.
+__device__ __forceinline__ uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
+
 __device__ __forceinline__ float bits_to_f32(uint32_t bits) { return __uint_as_float(bits); }
 __device__ __forceinline__ uint32_t f32_to_bits(float value) { return __float_as_uint(value); }
 
@@ -181,8 +188,12 @@ __device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t 
 }
 
 __device__ __forceinline__ float fma_f32(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// The product alone, which the compiler may not make part of an fma.
+__device__ __forceinline__ float multiply_f32(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float max_f32(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ float exp_f32(float x) { return expf(x); }
+__device__ __forceinline__ float log_f32(float x) { return logf(x); }
+__device__ __forceinline__ float log1p_f32(float x) { return log1pf(x); }
 __device__ __forceinline__ float log2_f32(float x) { return log2f(x); }
 __device__ __forceinline__ float sqrt_f32(float x) { return __fsqrt_rn(x); }
 // 2^x to 2 units in the last place of f32; denormal results are zero.

@@ -18,7 +18,7 @@ void rms_norm(const RmsNormArgs& args, OpContext&) {
     double sum = 0;
     for (int64_t i = 0; i < args.cols; ++i) sum += double{x[i]} * x[i];
     const float factor = static_cast<float>(1 / std::sqrt(sum / static_cast<double>(args.cols) + args.eps));
-    for (int64_t i = 0; i < args.cols; ++i) y[i] = args.weight[i] * (x[i] * factor);
+    for (int64_t i = 0; i < args.cols; ++i) y[i] = args.weight ? args.weight[i] * (x[i] * factor) : x[i] * factor;
   }
 }
 

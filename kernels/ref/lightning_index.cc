@@ -4,7 +4,7 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/ref/latent_cache.h"
+#include "kernels/ref/compressed_cache.h"
 #include "kernels/ref/ref.h"
 
 namespace sluice::ref {
@@ -61,11 +61,13 @@ void index_select(const IndexSelectArgs& args, OpContext&) {
   int32_t* out = args.positions;
   for (const SequenceSpan& span : args.sequences) {
     for (int32_t t = span.position_begin; t < span.position_end; ++t, out += args.top_k) {
-      SLUICE_CHECK(t + 1 >= args.top_k, "position {} has fewer than {} candidates", t, args.top_k);
+      const int32_t complete = (t + 1) / args.ratio;
+      SLUICE_CHECK(complete >= args.top_k, "position {} has fewer than {} candidates", t, args.top_k);
       std::vector<double> scores;
-      for (int32_t s = 0; s <= t; ++s) {
-        widen_to_f32({entry_of(args.cache, span.pages, s, args.head_dim), args.cache.dtype, Shape{args.head_dim}}, 0,
-                     args.head_dim, key.data());
+      for (int32_t s = 0; s < complete; ++s) {
+        widen_to_f32({entry_of(CompressedCache{args.cache, args.ratio}, span.pages, s, args.head_dim), args.cache.dtype,
+                      Shape{args.head_dim}},
+                     0, args.head_dim, key.data());
         scores.push_back(score_of(args, span.row_begin + t - span.position_begin, key.data()));
       }
       std::vector<int32_t> order(scores.size());

@@ -28,5 +28,13 @@ void index_write(const IndexWriteArgs&, OpContext&);
 void index_select(const IndexSelectArgs&, OpContext&);
 void sparse_attention(const SparseAttentionArgs&, OpContext&);
 void scatter_rows(const ScatterRowsArgs&, OpContext&);
+void hyper_weights(const HyperWeightsArgs&, OpContext&);
+void hyper_collapse(const HyperCollapseArgs&, OpContext&);
+void hyper_expand(const HyperExpandArgs&, OpContext&);
+void window_write(const WindowWriteArgs&, OpContext&);
+void compress(const CompressArgs&, OpContext&);
+void window_attention(const WindowAttentionArgs&, OpContext&);
+void block_means(const BlockMeansArgs&, OpContext&);
+void block_select(const BlockSelectArgs&, OpContext&);
 
 }  // namespace sluice::ref

@@ -22,10 +22,11 @@ struct ClientCommand {
   ClientSecurity security;
   int32_t choices = 1;
   double timeout = 0;
-  bool json = false, info = false, thinking = false;
+  bool json = false, info = false, health = false, thinking = false;
 
   Status run();
   Status print_info(Client& client) const;
+  Status check_health(Client& client) const;
   template <typename ProtoRequest>
   void fill(ProtoRequest& out) const;
   Result<v1::GenerateRequest> generate_request() const;
@@ -85,12 +86,20 @@ Status ClientCommand::print_info(Client& client) const {
   return {};
 }
 
+Status ClientCommand::check_health(Client& client) const {
+  SLUICE_ASSIGN_OR_RETURN(const bool serving, client.healthy());
+  if (!serving) return unavailable("{}: starts or drains", target);
+  if (!json) std::printf("%s serves\n", target.c_str());
+  return {};
+}
+
 Status ClientCommand::run() {
   if (!token_file.empty()) {
     SLUICE_ASSIGN_OR_RETURN(security.token, read_file(token_file));
     security.token.erase(security.token.find_last_not_of(" \r\n") + 1);
   }
   SLUICE_ASSIGN_OR_RETURN(Client client, Client::connect(target, std::chrono::seconds(5), security));
+  if (health) return check_health(client);
   if (info) return print_info(client);
   bool first = true;
   v1::Answer last;
@@ -155,6 +164,7 @@ Action add_client(CLI::App& app) {
   app.add_option("--cert", command->security.cert, "PEM file with the client's certificate");
   app.add_option("--key", command->security.key, "PEM file with its private key");
   app.add_flag("--json", command->json, "print the messages as JSON, one a line");
+  app.add_flag("--health", command->health, "ask whether the server serves; the exit code tells");
   app.add_flag("--info", command->info, "print what the server and its model are, and its load");
   command->request.add_to(app);
   return [command] { return command->run(); };

@@ -26,11 +26,15 @@ class OptionFlags {
   Result<Options> resolve() const;
   // As they were written, for another process of this binary.
   std::vector<std::string> arguments() const;
+  const std::string& config_file() const { return config_file_; }  // empty: none
 
  private:
   std::string config_file_;
   std::map<std::string, std::string> given_;  // key -> value
 };
+
+// Keys that say what a token attends to.
+const std::vector<std::string>& attention_keys();
 
 // Keys that make sense for a command that loads a model and exits.
 const std::vector<std::string>& offline_keys();
@@ -72,6 +76,7 @@ Action add_generate(CLI::App& app);
 Action add_chat(CLI::App& app);
 Action add_client(CLI::App& app);
 Action add_token(CLI::App& app);
+Action add_doctor(CLI::App& app);
 Action add_perplexity(CLI::App& app);
 Action add_tokenize(CLI::App& app);
 Action add_inspect(CLI::App& app);

@@ -12,6 +12,7 @@ namespace sluice {
 namespace {
 
 struct InspectCommand {
+  OptionFlags options;
   std::string directory;
   bool json = false;
 
@@ -23,7 +24,10 @@ Status InspectCommand::run() const {
   if (path.empty()) {
     SLUICE_ASSIGN_OR_RETURN(path, bundled_model());
   }
-  SLUICE_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::load(path));
+  SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
+  SLUICE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(path));
+  config.block_global = block_global_of(resolved);
+  SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
   const bool has_files = std::filesystem::exists(path + "/model.safetensors") ||
                          std::filesystem::exists(path + "/model.safetensors.index.json");
   ModelReport report = inspect(config);
@@ -42,6 +46,7 @@ Status InspectCommand::run() const {
 Action add_inspect(CLI::App& app) {
   auto command = std::make_shared<InspectCommand>();
   app.add_option("model", command->directory, "directory of the checkpoint; the bundled demo model if left out");
+  command->options.add_to(app, attention_keys());
   app.add_flag("--json", command->json, "print one JSON object");
   return [command] { return command->run(); };
 }

@@ -1,18 +1,19 @@
 #include "app/loaded_model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
+#include "base/machine_limits.h"
 #include "config/launch.h"
 #include "engine/rank_message.h"
+#include "gpu/device_name.h"
+#include "gpu/open.h"
+#include "gpu/packing.h"
 #include "kernels/registry.h"
 #include "model/inspect.h"
 
@@ -23,16 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kMiB = 1 << 20;
-
-// Bytes that could be allocated without swapping.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  for (std::string rest; file >> key >> kib && std::getline(file, rest);)
-    if (key == "MemAvailable:") return kib * 1024;
-  return int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-}
 
 // The weights alone must fit; what is short is named before anything is allocated.
 Status check_memory(int64_t needed, WeightFormat weights) {
@@ -56,8 +47,11 @@ Status load_tokenizer(const Options& options, LoadedModel& loaded) {
   if (loaded.tokenizer->vocab_size() > loaded.config.vocab_size)
     return failed_precondition("tokenizer.json: holds ids up to {}, but config.json: vocab_size is {}",
                                loaded.tokenizer->vocab_size() - 1, loaded.config.vocab_size);
-  Result<ChatFormat> format = options.chat_format.empty() ? detect_chat_format(loaded.tokenizer->chat_template())
-                                                          : parse_chat_format(options.chat_format);
+  // V4 ships no template: its layout is published as a program.
+  const bool is_v4 = loaded.config.hybrid && loaded.tokenizer->chat_template().empty();
+  Result<ChatFormat> format = !options.chat_format.empty() ? parse_chat_format(options.chat_format)
+                              : is_v4                      ? Result<ChatFormat>(ChatFormat::kDeepSeekV4)
+                                                           : detect_chat_format(loaded.tokenizer->chat_template());
   if (format.ok()) {
     loaded.chat_format = *format;
   } else {
@@ -71,7 +65,7 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   const ModelConfig& config = loaded.config;
   info.name = options.name.empty() ? fs::path(loaded.directory).filename().string() : options.name;
   info.architecture = config.model_type;
-  info.device = fmt::format("{} ({} threads)", loaded.backend->name, loaded.team->size());
+  if (loaded.backend) info.device = fmt::format("{} ({} threads)", loaded.backend->name, loaded.team->size());
   info.vocab_size = config.vocab_size;
   info.context_length = options.context > 0 ? options.context : config.max_position_embeddings;
   if (info.context_length > config.max_position_embeddings)
@@ -136,8 +130,7 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights));
   const Terms own{key, options.max_batch_tokens, loaded.num_pages};
   std::vector<Terms> all(static_cast<size_t>(ranks.size()));
-  SLUICE_RETURN_IF_ERROR(
-      ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
+  SLUICE_RETURN_IF_ERROR(ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].model != all[0].model)
       return failed_precondition("rank {}: model, weight format, cache type or split of experts differ from rank 0's",
@@ -148,6 +141,24 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
     loaded.num_pages = std::min(loaded.num_pages, static_cast<int32_t>(all[rank].num_pages));
   }
   log_info("rank {} of {}: all have met; each caches {} pages", ranks.rank(), ranks.size(), loaded.num_pages);
+  return {};
+}
+
+Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
+                   LoadedModel& loaded) {
+  if (options.cache_dtype == "f32")
+    return failed_precondition("cache.dtype: f32 is not supported on device {}, which keeps bf16", options.device);
+  OpContext context = loaded.context();
+  ProgressBar bar("loading", total_bytes);
+  SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
+                                                      {.weights = options.weights,
+                                                       .max_batch_tokens = options.max_batch_tokens,
+                                                       .context_length = loaded.info.context_length,
+                                                       .cache_memory_mib = options.cache_memory_mib,
+                                                       .progress = [&](int64_t done) { bar.show(done); },
+                                                       .packed_cache = packed_cache}));
+  loaded.info.device = loaded.gpu->device_name();
+  loaded.num_pages = loaded.gpu->num_pages();
   return {};
 }
 
@@ -162,6 +173,14 @@ Result<std::string> bundled_model() {
     if (fs::exists(candidate / "config.json")) return candidate.string();
   return not_found("the bundled demo model is neither in {} nor in {}; name a model with --model DIR",
                    installed.string(), source.string());
+}
+
+std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
+  if (options.attention != "block_global") return std::nullopt;
+  return BlockGlobalConfig{.pages = options.block_global_pages,
+                           .sink_pages = options.block_global_sink_pages,
+                           .window_pages = options.block_global_window_pages,
+                           .full_every = options.block_global_full_every};
 }
 
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers) {
@@ -194,42 +213,59 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   auto loaded = std::make_unique<LoadedModel>();
   SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(options.tp));
   if (!launch.is_rank)
-    return failed_precondition("tp: this command runs on one rank, asked for {}; serve, generate, perplexity and bench"
-                               " engine start several",
-                               options.tp);
+    return failed_precondition(
+        "tp: this command runs on one rank, asked for {}; serve, generate, perplexity and bench"
+        " engine start several",
+        options.tp);
   SLUICE_ASSIGN_OR_RETURN(loaded->group, Group::open(group_address(launch, options)));
   loaded->directory = options.model;
   if (options.model.empty()) {
     SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
   }
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
-  SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
-  SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+  loaded->config.block_global = block_global_of(options);
+  const bool on_gpu = is_cuda_device(options.device);
+  if (on_gpu && launch.size > 1)
+    return failed_precondition("tp: device {} runs on one rank, asked for {}; ranks are the CPU's so far",
+                               options.device, launch.size);
+  if (!on_gpu) {
+    SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
+    SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+  }
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
                           options.random_weights
                               ? Result<Checkpoint>(Checkpoint::random(*options.random_weights, loaded->config))
                               : Checkpoint::open(loaded->directory, loaded->config));
-  loaded->team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : std::max(1, ThreadTeam::available_cpus() / launch.local_size));
+  loaded->team = std::make_unique<ThreadTeam>(
+      options.threads > 0 ? options.threads : std::max(1, ThreadTeam::available_cpus() / launch.local_size));
   SLUICE_RETURN_IF_ERROR(load_tokenizer(options, *loaded));
   const ModelReport report = inspect(loaded->config);
   SLUICE_RETURN_IF_ERROR(fill_info(options, report, *loaded));
 
   const WeightFormat weights = options.weights == WeightFormat::kAuto ? files.native_format() : options.weights;
-  SLUICE_ASSIGN_OR_RETURN(
-      const Partition partition,
-      Partition::make(loaded->config, weights, launch.rank, launch.size, expert_split(options)));
+  SLUICE_ASSIGN_OR_RETURN(const Partition partition,
+                          Partition::make(loaded->config, weights, launch.rank, launch.size, expert_split(options)));
   const int64_t total = rank_bytes(loaded->config, weights, partition);
-  SLUICE_RETURN_IF_ERROR(check_memory(total * launch.local_size, weights));
+  if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(total * launch.local_size, weights));
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
     SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights));
     const std::string part = launch.size == 1 ? "" : fmt::format("-{}of{}", launch.rank, launch.size);
     const std::string file =
         fmt::format("{}-{}{}.packed", fs::path(loaded->directory).filename().string(), name(weights), part);
-    packed_cache.emplace(options.weights_cache + "/" + file, key ^ packed_layout(*loaded->backend, weights));
+    packed_cache.emplace(options.weights_cache + "/" + file,
+                         key ^ packed_layout(loaded->backend ? packing_of(*loaded->backend) : cuda_packing(), weights));
   }
+  if (const auto& mode = loaded->config.block_global)
+    log_info(
+        "attention: block_global: beyond {} positions a token attends to {} pages of {} ({} first, {} last); {} "
+        "layers stay full",
+        mode->pages * kPageTokens, mode->pages, kPageTokens, mode->sink_pages, mode->window_pages,
+        mode->num_full(loaded->config.num_hidden_layers));
   OpContext context = loaded->context();
-  {
+  if (on_gpu) {
+    SLUICE_RETURN_IF_ERROR(load_on_gpu(options, files, total, packed_cache ? &*packed_cache : nullptr, *loaded));
+  } else {
     ProgressBar bar("loading", total);
     SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
                                                                {.weights = options.weights,
@@ -243,14 +279,21 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
                                                                 .experts = expert_split(options)}));
   }
   loaded->info.weights = name(weights);
-  SLUICE_ASSIGN_OR_RETURN(
-      loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib, loaded->info.context_length,
-                                    launch.local_size));
-  SLUICE_RETURN_IF_ERROR(join_ranks(options, weights, *loaded));
+  if (!on_gpu) {
+    SLUICE_ASSIGN_OR_RETURN(loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib,
+                                                          loaded->info.context_length, launch.local_size));
+    SLUICE_RETURN_IF_ERROR(join_ranks(options, weights, *loaded));
+  }
   log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
            seconds(std::chrono::steady_clock::now() - begin));
   return loaded;
+}
+
+Status LoadedModel::expect_cpu(const char* command) const {
+  if (!gpu) return {};
+  return failed_precondition("device: {} measures the CPU's engine; on a CUDA device `bench serve` and ./check gpu do",
+                             command);
 }
 
 Result<std::vector<TokenId>> LoadedModel::encode_prompt(const std::string& text) const {

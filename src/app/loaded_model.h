@@ -10,6 +10,7 @@
 
 #include "chat/chat_format.h"
 #include "config/options.h"
+#include "gpu/engine.h"
 #include "model/deepseek.h"
 #include "parallel/group.h"
 #include "tokenizer/tokenizer.h"
@@ -29,6 +30,12 @@ struct LoadedModel {
 
   bool leads() const { return !model || model->partition().first(); }
   OpContext context() { return {*team, scratch}; }
+  // Of the model, wherever it is.
+  KvLayout kv_layout() const { return gpu ? gpu->kv_layout() : model->kv_layout(); }
+  DType kv_dtype() const { return gpu ? DType::kBF16 : model->cache_dtype(); }
+  int64_t weight_bytes() const { return gpu ? gpu->weight_bytes() : model->weight_bytes(); }
+  // FAILED_PRECONDITION if it is on a CUDA device, which `command` cannot measure.
+  Status expect_cpu(const char* command) const;
   // Prompt ids of a plain text: the begin-of-sequence token where the tokenizer adds one, then the text.
   Result<std::vector<TokenId>> encode_prompt(const std::string& text) const;
 
@@ -38,13 +45,18 @@ struct LoadedModel {
   std::optional<Tokenizer> tokenizer;     // none: the model serves token ids
   std::optional<ChatFormat> chat_format;  // none: chat is refused, `chat_status` says why
   Status chat_status;
-  const Backend* backend = nullptr;
+  const Backend* backend = nullptr;  // null on a CUDA device
   std::unique_ptr<ThreadTeam> team;
   Scratch scratch;
   std::unique_ptr<Group> group;
   std::unique_ptr<DeepSeekModel> model;
+  std::unique_ptr<DeepSeekModel> model;  // on the CPU, or
+  std::unique_ptr<GpuEngine> gpu;        // on a CUDA device, with its executor
   int32_t num_pages = 0;  // of the paged cache
 };
+
+// What `attention` and `block_global.*` ask for; none for full attention.
+std::optional<BlockGlobalConfig> block_global_of(const Options& options);
 
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
 // that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine, which

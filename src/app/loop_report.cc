@@ -60,8 +60,8 @@ LoopReport report_of(const LoopSnapshot& snapshot, const LoadedModel& loaded, co
           .batch_sequences = scheduler.step_sequences,
           .batch_sequences_limit = options.max_running,
           .page_tokens = kPageTokens,
-          .memory_bytes = {{"weights", loaded.model->weight_bytes()},
-                           {"cache", loaded.model->kv_layout().bytes_per_page() * loaded.num_pages}}};
+          .memory_bytes = {{"weights", loaded.weight_bytes()},
+                           {"cache", loaded.kv_layout().bytes_per_page() * loaded.num_pages}}};
 }
 
 ExpertReport report_of(const ExpertLoad& load) {

@@ -10,6 +10,7 @@
 
 #include "app/commands.h"
 #include "app/rank_processes.h"
+#include "base/structured_log.h"
 
 namespace sluice {
 namespace {
@@ -24,6 +25,7 @@ constexpr Subcommand kSubcommands[] = {
 #ifdef SLUICE_SERVER
     {"serve", "serve a model over gRPC and HTTP", add_serve},
     {"client", "send one prompt to a server and print the answer as it comes", add_client},
+    {"doctor", "check this machine and a server's options, and say what to do", add_doctor},
     {"token", "make a bearer token for a client of a server", add_token},
 #endif
     {"generate", "continue a prompt, without a server", add_generate},
@@ -53,7 +55,11 @@ int run(int argc, char** argv) {
     if (!child->parsed()) continue;
     const Status status = action();
     if (status.ok()) return 0;
-    std::fprintf(stderr, "sluice %s: %s\n", child->get_name().c_str(), status.to_string().c_str());
+    if (logs_are_json()) {
+      log_error("sluice {}: {}", child->get_name(), status.to_string());
+    } else {
+      std::fprintf(stderr, "sluice %s: %s\n", child->get_name().c_str(), status.to_string().c_str());
+    }
     const bool is_child = std::getenv("SLUICE_RANK_LISTENER") != nullptr;  // of run_rank_processes()
     return is_child && status.code() == StatusCode::kUnavailable ? kExitGroupBroken : 1;
   }

@@ -5,11 +5,21 @@
 
 namespace sluice {
 
+const std::vector<std::string>& attention_keys() {
+  static const std::vector<std::string> keys = {"attention", "block_global.pages", "block_global.sink_pages",
+                                                "block_global.window_pages", "block_global.full_every"};
+  return keys;
+}
+
 const std::vector<std::string>& offline_keys() {
-  static const std::vector<std::string> keys = {
-      "model",       "weights", "device",      "threads",          "random_weights", "weights_cache",
-      "chat_format", "context", "cache.dtype", "cache.memory_mib", "scheduler.max_batch_tokens",
-      "log_level"};
+  static const std::vector<std::string> keys = [] {
+    std::vector<std::string> all = {
+        "model",       "weights", "device",      "threads",          "random_weights", "weights_cache",
+        "chat_format", "context", "cache.dtype", "cache.memory_mib", "scheduler.max_batch_tokens",
+        "log_level"};
+    all.insert(all.end(), attention_keys().begin(), attention_keys().end());
+    return all;
+  }();
   return keys;
 }
 

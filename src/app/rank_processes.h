@@ -19,12 +19,12 @@ constexpr Duration kAnswerGrace = std::chrono::seconds(5);
 // The exit code of a rank whose group broke: the group may be started again. (EX_TEMPFAIL of sysexits.h)
 constexpr int kExitGroupBroken = 75;
 
-// Starts the ranks and waits for their end. With `restarts` a group that broke is started again, each time a little later
-// where it breaks early; one that ended by itself, with an error or without, is not.
+// Starts the ranks and waits for their end. With `restarts` a group that broke is started again, each time a little
+// later where it breaks early; one that ended by itself, with an error or without, is not.
 Status run_rank_processes(const Launch& launch, bool restarts);
 
-// What a rank other than the first does once its model is loaded: follows rank 0 to the end. SIGINT and SIGTERM are left
-// to rank 0, which says when it is over.
+// What a rank other than the first does once its model is loaded: follows rank 0 to the end. SIGINT and SIGTERM are
+// left to rank 0, which says when it is over.
 Status follow(LoadedModel& loaded, const Options& options);
 
 }  // namespace sluice

@@ -17,9 +17,11 @@ SchedulerOptions scheduler_options(const LoadedModel& loaded, const Options& opt
 }
 
 CacheOptions cache_options(const LoadedModel& loaded, const Options& options) {
-  const int64_t page_bytes = loaded.model->kv_layout().bytes_per_page();
+  const KvLayout layout = loaded.kv_layout();
+  const int64_t page_bytes = layout.bytes_per_page();
   return {.num_pages = loaded.num_pages,
           .enabled = options.cache_enabled,
+          .rewindable = layout.rewindable(),
           .reuse_generated = options.cache_reuse_generated,
           .num_host_pages = static_cast<int32_t>((options.cache_host_mib << 20) / page_bytes),
           .page_bytes = page_bytes};
@@ -31,18 +33,24 @@ ServingCore::ServingCore(LoadedModel& loaded, const Options& options, TokenSink&
     : loaded_(loaded),
       cache_(cache_options(loaded, options)),
       scheduler_(scheduler_options(loaded, options), cache_, sink, std::move(hooks)),
-      executor_(*loaded.model, loaded.context(), loaded.num_pages) {}
+      on_cpu_(loaded.gpu ? nullptr
+                         : std::make_unique<Executor>(*loaded.model, loaded.context(), loaded.num_pages)),
+      executor_(loaded.gpu ? loaded.gpu->executor() : *on_cpu_) {}
 
 Status ServingCore::open_disk(const Options& options) {
   if (options.cache_disk.empty()) return {};
+  // What a token attended to is in the latents of every layer behind the first.
+  std::string bits = loaded_.info.weights;
+  if (const auto& mode = loaded_.config.block_global)
+    bits += fmt::format(" block_global {} {} {} {}", mode->pages, mode->sink_pages, mode->window_pages, mode->full_every);
   SLUICE_ASSIGN_OR_RETURN(const uint64_t model_hash,
-                          model_fingerprint(loaded_.directory, loaded_.info.weights, options.random_weights));
-  const KvLayout layout = loaded_.model->kv_layout();
+                          model_fingerprint(loaded_.directory, bits, options.random_weights));
+  const KvLayout layout = loaded_.kv_layout();
   return cache_.open_disk({.folder = options.cache_disk,
                            .max_bytes = options.cache_disk_mib << 20,
                            .page_bytes = layout.bytes_per_page(),
                            .model_hash = model_hash,
-                           .layout_hash = layout_fingerprint(layout, name(loaded_.model->cache_dtype()))});
+                           .layout_hash = layout_fingerprint(layout, name(loaded_.kv_dtype()))});
 }
 
 bool ServingCore::step() {

@@ -21,7 +21,7 @@ class ServingCore {
   bool step();
 
   Scheduler& scheduler() { return scheduler_; }
-  Executor& executor() { return executor_; }
+  StepExecutor& executor() { return executor_; }
   ActivationCache& cache() { return cache_; }
 
  private:
@@ -29,7 +29,8 @@ class ServingCore {
   SteadyClock clock_;
   ActivationCache cache_;
   Scheduler scheduler_;
-  Executor executor_;
+  std::unique_ptr<Executor> on_cpu_;  // none where the model is on a CUDA device, whose engine has one
+  StepExecutor& executor_;
 };
 
 }  // namespace sluice

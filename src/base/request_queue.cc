@@ -40,6 +40,11 @@ void RequestQueue::finish(RequestId request, int32_t choice, int32_t num_tokens)
   not_empty_.notify_one();
 }
 
+void RequestQueue::set_limits(QueueLimits limits) {
+  std::lock_guard lock(mutex_);
+  limits_ = limits;
+}
+
 RequestId RequestQueue::next_id() {
   std::lock_guard lock(mutex_);
   return RequestId{next_id_++};

@@ -42,6 +42,9 @@ class RequestQueue {
   void cancel(RequestId request);
   void finish(RequestId request, int32_t choice, int32_t num_tokens);
 
+  // For requests that come from now on. Thread-safe.
+  void set_limits(QueueLimits limits);
+
   // Identity for a new request. Thread-safe.
   RequestId next_id();
 
@@ -61,8 +64,8 @@ class RequestQueue {
   Load load() const;
 
  private:
-  const QueueLimits limits_;
   mutable std::mutex mutex_;
+  QueueLimits limits_;
   std::condition_variable not_empty_;
   std::vector<Command> commands_;
   Load load_;

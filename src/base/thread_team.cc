@@ -5,8 +5,11 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "sluice/check.h"
+
+#include "base/machine_limits.h"
 
 namespace sluice {
 
@@ -22,22 +25,19 @@ constexpr int kSpinsBeforeYield = 2000;
 // A chunk number that no job reaches: nothing can be claimed.
 constexpr uint32_t kClosed = 0xffffffff;
 
-constexpr uint64_t ticket(uint32_t job, uint32_t chunk) {
-  return (uint64_t{job} << 32) | chunk;
-}
-constexpr uint32_t job_of(uint64_t value) {
-  return static_cast<uint32_t>(value >> 32);
-}
-constexpr uint32_t chunk_of(uint64_t value) {
-  return static_cast<uint32_t>(value);
-}
+constexpr uint64_t ticket(uint32_t job, uint32_t chunk) { return (uint64_t{job} << 32) | chunk; }
+constexpr uint32_t job_of(uint64_t value) { return static_cast<uint32_t>(value >> 32); }
+constexpr uint32_t chunk_of(uint64_t value) { return static_cast<uint32_t>(value); }
 
 }  // namespace
 
 int ThreadTeam::available_cpus() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  const int allowed = std::max(1, CPU_COUNT(&set));
+  // A container's quota: threads beyond it are stopped in turn, and every step waits for the one that is.
+  if (const auto quota = group_limits().cpus) return std::clamp(static_cast<int>(std::ceil(*quota)), 1, allowed);
+  return allowed;
 }
 
 ThreadTeam::ThreadTeam(int size) {
@@ -64,8 +64,8 @@ void ThreadTeam::run(int64_t count, int64_t grain, Trampoline call, const void* 
 
   const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
   // Close the old ticket, write the fields, open the new one. Without the first step a late helper could pair the old
-  // ticket with the new fields, and claim a chunk twice. Each field is a release: whoever reads a new one (acquire) finds
-  // the old ticket closed.
+  // ticket with the new fields, and claim a chunk twice. Each field is a release: whoever reads a new one (acquire)
+  // finds the old ticket closed.
   ticket_.store(ticket(job, kClosed), std::memory_order_relaxed);
   finished_.store(0, std::memory_order_release);
   call_.store(call, std::memory_order_release);

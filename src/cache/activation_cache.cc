@@ -268,6 +268,7 @@ void ActivationCache::publish_end(const Lease& lease, std::span<const TokenId> p
     if (tree_.node(lease.node).hidden.empty()) tree_.set_hidden(lease.node, hidden);
     return;
   }
+  if (!options_.rewindable) return;
   const PageId page = lease.pages[static_cast<size_t>(num_full)];
   if (tree_.find_child(lease.node, tail) != kNoNode) return;
   // The sequence goes on writing into this page, but only behind the prompt: what the end holds never changes.

@@ -34,6 +34,9 @@ namespace sluice {
 struct CacheOptions {
   int32_t num_pages = 0;        // device pages, used and cached together
   bool enabled = true;          // false: pages are only lent, nothing is ever found again
+  // Whether a page that is not full may be cut back (KvLayout::rewindable()). Else the partial last page of a prompt is
+  // not kept: the sequence that goes on writing into it changes more than what lies behind the prompt.
+  bool rewindable = true;
   bool reuse_generated = true;  // pages with generated tokens may be matched by a later prompt (house rule of roles)
   int32_t num_host_pages = 0;   // evicted pages stay in host memory; 0: no host tier
   int64_t page_bytes = 0;       // KvLayout::bytes_per_page(); needed for the host tier only

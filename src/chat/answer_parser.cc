@@ -133,7 +133,8 @@ void AnswerParser::pass(std::string_view tag, AnswerParts* parts) {
 }
 
 bool opens_thought(ChatFormat format, bool thinking) {
-  return format == ChatFormat::kDeepSeekR1 || (format == ChatFormat::kDeepSeekV31 && thinking);
+  return format == ChatFormat::kDeepSeekR1 ||
+         ((format == ChatFormat::kDeepSeekV31 || format == ChatFormat::kDeepSeekV4) && thinking);
 }
 
 }  // namespace sluice

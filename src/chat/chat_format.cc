@@ -8,7 +8,7 @@ namespace sluice {
 namespace {
 
 constexpr std::array kFormats = {ChatFormat::kDeepSeekV2, ChatFormat::kDeepSeekV3, ChatFormat::kDeepSeekR1,
-                                 ChatFormat::kDeepSeekV31};
+                                 ChatFormat::kDeepSeekV31, ChatFormat::kDeepSeekV4};
 
 std::string known_names() {
   std::string names;
@@ -80,6 +80,8 @@ const char* name(ChatFormat format) {
       return "deepseek-r1";
     case ChatFormat::kDeepSeekV31:
       return "deepseek-v3.1";
+    case ChatFormat::kDeepSeekV4:
+      return "deepseek-v4";
   }
   return "unknown";
 }

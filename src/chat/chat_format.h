@@ -13,9 +13,9 @@
 
 namespace sluice {
 
-enum class ChatFormat : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekR1, kDeepSeekV31 };
+enum class ChatFormat : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekR1, kDeepSeekV31, kDeepSeekV4 };
 
-const char* name(ChatFormat format);                          // "deepseek-v2", "-v3", "-r1", "-v3.1"
+const char* name(ChatFormat format);                          // "deepseek-v2", "-v3", "-r1", "-v3.1", "-v4"
 Result<ChatFormat> parse_chat_format(std::string_view text);  // INVALID_ARGUMENT lists the known names
 
 // Recognises a checkpoint's chat_template: by its hash if we know that very text, else by literal features.
@@ -23,7 +23,7 @@ Result<ChatFormat> parse_chat_format(std::string_view text);  // INVALID_ARGUMEN
 Result<ChatFormat> detect_chat_format(std::string_view chat_template);
 
 struct ChatOptions {
-  bool thinking = false;  // V3.1: open with <think> instead of </think>; the other formats have one opening only
+  bool thinking = false;  // V3.1, V4: open with <think> instead of </think>; the other formats have one opening only
   std::vector<ToolDefinition> tools{};  // only where has_tools(format)
 };
 

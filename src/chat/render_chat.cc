@@ -9,6 +9,9 @@
 //         <｜tool▁calls▁begin｜> (<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>)...
 //         <｜tool▁calls▁end｜>EOS, results as <｜tool▁output▁begin｜>{text}<｜tool▁output▁end｜>; behind a result the
 //         model goes on without a tag.
+//   V4    BOS {system} <｜User｜>{user} <｜Assistant｜></think>{answer}EOS, nothing between; of an answer only what
+//         follows the first </think>; users in a row are one turn, joined by ⏎⏎; ends as V3.1. (Its published encoder
+//         has a layout for tools, too, whose fixed instructions we do not hold.)
 #include "chat/chat_format.h"
 
 namespace sluice {
@@ -153,6 +156,32 @@ void write_v31(const std::vector<ChatMessage>& messages, const ChatOptions& opti
   if (after_user) prompt->special(kAssistant).special(options.thinking ? kThink : kEndThink);
 }
 
+// No template ships with V4; the layout is its published encoder's, whose `chat` and `thinking` modes differ in the
+// last tag alone, because thoughts before the last user message are dropped.
+void write_v4(const std::vector<ChatMessage>& messages, bool thinking, Prompt* prompt) {
+  prompt->special(kBos);
+  bool waits = false;  // a user's words have no answer yet
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const ChatMessage& message = messages[i];
+    if (message.role == ChatRole::kUser) {
+      if (i > 0 && messages[i - 1].role == ChatRole::kUser) {
+        prompt->text("\n\n");
+      } else {
+        prompt->special(kUser);
+      }
+      prompt->text(message.content);
+      waits = true;
+    } else if (message.role == ChatRole::kAssistant) {
+      if (waits) prompt->special(kAssistant).special(kEndThink);
+      prompt->text(after_first_thought(message.content)).special(kEos);
+      waits = false;
+    } else {
+      prompt->text(message.content);  // a system's; tools are refused before
+    }
+  }
+  prompt->special(kAssistant).special(thinking ? kThink : kEndThink);
+}
+
 bool uses_tools(const ChatMessage& message) { return message.role == ChatRole::kTool || !message.tool_calls.empty(); }
 
 Status check_messages(ChatFormat format, const std::vector<ChatMessage>& messages, const ChatOptions& options) {
@@ -190,6 +219,9 @@ Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vecto
       break;
     case ChatFormat::kDeepSeekV31:
       write_v31(messages, options, &prompt);
+      break;
+    case ChatFormat::kDeepSeekV4:
+      write_v4(messages, options.thinking, &prompt);
       break;
   }
   return prompt.take();

@@ -17,7 +17,7 @@ struct Launch {
   bool is_rank = false;  // false: nobody launched ranks; with several wanted this process starts them
   int rank = 0;
   int size = 1;
-  int local_size = 1;  // ranks on this machine, as far as the launcher says; they share its CPUs and memory
+  int local_size = 1;              // ranks on this machine, as far as the launcher says; they share its CPUs and memory
   std::string host = "127.0.0.1";  // of rank 0
   int port = kDefaultMasterPort;
   int listener = -1;  // rank 0 under `sluice` itself: a listening socket that it inherits

@@ -62,14 +62,15 @@ OptionSpec flag_option(const char* key, const char* help, bool Options::*field) 
 }
 
 OptionSpec weights_option() {
-  return {"weights",
-          "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
-          "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
-          [](Options& options, const std::string& value) -> Status {
-            SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
-            return {};
-          },
-          [](const Options& options) { return std::string(name(options.weights)); }};
+  return {
+      "weights",
+      "weight format in memory: auto, f32, bf16, int8, int4-g32, int4-g64, int4-g128, or int4-g32z and so on with zero "
+      "points (auto: that of a quantised checkpoint, F32 checkpoints f32, others bf16)",
+      [](Options& options, const std::string& value) -> Status {
+        SLUICE_ASSIGN_OR_RETURN(options.weights, parse_weight_format(value));
+        return {};
+      },
+      [](const Options& options) { return std::string(name(options.weights)); }};
 }
 
 OptionSpec random_weights_option() {
@@ -90,7 +91,8 @@ std::vector<OptionSpec> make_table() {
       text("model", "directory of a Hugging Face checkpoint; empty serves the bundled demo model", &Options::model),
       text("name", "the model's name for clients; empty takes the directory's", &Options::name),
       weights_option(),
-      text("device", "auto, cpu, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle)",
+      text("device",
+           "auto, cpu, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or cuda:INDEX",
            &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
@@ -98,7 +100,7 @@ std::vector<OptionSpec> make_table() {
            "folder for weights in this machine's own layout: written once, read by the next start; empty keeps none",
            &Options::weights_cache),
       choice("chat_format", "prompt layout of chats; empty recognises the checkpoint's chat_template",
-             &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"}),
+             &Options::chat_format, {"", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1", "deepseek-v4"}),
       number("context", "tokens of a sequence, prompt and answer together; 0 takes the model's own", &Options::context,
              0, 1 << 24),
       number("tp", "ranks that hold a part of the model each; on one machine this command starts them", &Options::tp, 1,
@@ -112,6 +114,18 @@ std::vector<OptionSpec> make_table() {
              86400.0),
       text("parallel.address", "address at which other ranks reach this one; empty takes the one that leads to rank 0",
            &Options::parallel_address),
+      choice("attention",
+             "full, or block_global: beyond block_global.pages a token attends to the pages (64 positions) that seem to "
+             "matter most to it; cheap in long contexts, not exact",
+             &Options::attention, {"full", "block_global"}),
+      number("block_global.pages", "pages that a token attends to; tokens with no more before them attend to all",
+             &Options::block_global_pages, 2, 1 << 16),
+      number("block_global.sink_pages", "of these, the first of the sequence", &Options::block_global_sink_pages, 0,
+             1 << 16),
+      number("block_global.window_pages", "of these, the last, the token's own included",
+             &Options::block_global_window_pages, 1, 1 << 16),
+      number("block_global.full_every", "layers 0, k, 2k, ... keep full attention; 0: none does",
+             &Options::block_global_full_every, 0, 1024),
       choice(
           "cache.dtype",
           "type of cached latents and of attention's operands: bf16 (half the memory, twice the speed), f32, or auto "
@@ -152,6 +166,14 @@ std::vector<OptionSpec> make_table() {
       number("drain_seconds", "grace period for running answers after SIGTERM", &Options::drain_seconds, 0.0, 86400.0),
       choice("log_level", "trace, debug, info, warn, error or off", &Options::log_level,
              {"trace", "debug", "info", "warn", "error", "off"}),
+      choice("log_format", "text, or json: every line on stderr is an object", &Options::log_format, {"text", "json"}),
+      text(
+          "trace.endpoint",
+          "HOST:PORT of an OpenTelemetry collector (OTLP over gRPC) that gets a span of each request; empty sends none",
+          &Options::trace_endpoint),
+      number("trace.sample_ratio",
+             "share of requests without a `traceparent` that are traced; with one, the client's flag decides",
+             &Options::trace_sample_ratio, 0.0, 1.0),
   };
 }
 

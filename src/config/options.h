@@ -33,6 +33,12 @@ struct Options {
   double parallel_timeout = 20;            // seconds, of one collective operation
   double parallel_start_timeout = 600;     // seconds, until all ranks have loaded
   std::string parallel_address;            // of this rank for the others; empty: the one that leads to rank 0
+  // attention; pages of 64 positions
+  std::string attention = "full";      // "full" or "block_global"
+  int32_t block_global_pages = 64;       // that a token attends to
+  int32_t block_global_sink_pages = 1;   // the first of them
+  int32_t block_global_window_pages = 2; // the last of them
+  int32_t block_global_full_every = 0;   // layers 0, k, 2k, ... stay full; 0: none
   // cache
   std::string cache_dtype = "auto";  // "auto", "bf16" or "f32"
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
@@ -54,8 +60,11 @@ struct Options {
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
   int32_t max_message_mib = 16;
-  double drain_seconds = 30;
+  double drain_seconds = 30;  // read again while the server runs, as are queue_*, log_level and the files named above
   std::string log_level = "info";
+  std::string log_format = "text";  // or "json"
+  std::string trace_endpoint;       // HOST:PORT of an OTLP/gRPC collector; empty: none
+  double trace_sample_ratio = 1;    // of traces that begin here
 };
 
 struct OptionSpec {

@@ -10,37 +10,28 @@
 #include "engine/batch_builder.h"
 #include "engine/kv_memory.h"
 #include "engine/rank_message.h"
+#include "engine/step_executor.h"
 #include "engine/vocab_logits.h"
 #include "model/deepseek.h"
 
 namespace sluice {
 
-// Where a step's time went, in seconds; sums over all steps.
-struct StepTimes {
-  double forward = 0;
-  double logits = 0;
-  double sample = 0;
-};
-
-class Executor {
+class Executor final : public StepExecutor {
  public:
   Executor(DeepSeekModel& model, OpContext context, int32_t num_pages);
 
   // Not ok: the group of ranks is broken, now and for every later step.
-  StepResult run(const StepPlan& plan);
+  StepResult run(const StepPlan& plan) override;
 
   // Between steps: tells the other ranks that this one lives, and hears the same of them. Does nothing on one rank.
-  Status give_sign_of_life();
-  // What broke the group of ranks; ok while it holds.
-  const Status& group_status() const { return group_status_; }
+  Status give_sign_of_life() override;
+  const Status& group_status() const override { return group_status_; }
 
-  // For tests and metrics; called from run(). Null switches it off.
-  void set_observer(const ForwardObserver* observer) { observer_ = observer; }
-  // Hash of every logits row that was drawn from, in order, if switched on: equal hashes mean equal bits.
-  void set_hashing(bool on) { hashing_ = on; }
-  uint64_t logits_hash() const { return logits_hash_; }
+  void set_observer(const ForwardObserver* observer) override { observer_ = observer; }
+  void set_hashing(bool on) override { hashing_ = on; }
+  uint64_t logits_hash() const override { return logits_hash_; }
 
-  const StepTimes& times() const { return times_; }
+  const StepTimes& times() const override { return times_; }
   KvMemory& kv() { return kv_; }
 
  private:

@@ -32,8 +32,7 @@ Status Follower::step(std::span<const std::byte> message) {
                 static_cast<size_t>(page_bytes));
   for (const PageCopy& copy : step.copies) kv_.copy(copy);
   hidden_.resize(step.output_rows.size() * static_cast<size_t>(width));
-  if (!step.tokens.empty())
-    SLUICE_RETURN_IF_ERROR(model_.forward(step.batch(kv_.pages()), hidden_.data(), context_));
+  if (!step.tokens.empty()) SLUICE_RETURN_IF_ERROR(model_.forward(step.batch(kv_.pages()), hidden_.data(), context_));
 
   std::vector<const float*> rows;
   std::vector<uint8_t> whole;

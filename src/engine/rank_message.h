@@ -2,7 +2,8 @@
 // own: a step says which rows to compute, where the pages of their sequences are, and which logits somebody waits for.
 // Owns the bytes on the wire (the ranks are one binary: values as they lie in memory) and checks every length.
 //
-//   | length (u64) | bytes ... |      the first kFirstBytes in one broadcast, which a decode step fits into; the rest, if
+//   | length (u64) | bytes ... |      the first kFirstBytes in one broadcast, which a decode step fits into; the rest,
+//   if
 //                                   any, in a second
 #pragma once
 

@@ -39,11 +39,11 @@ class VocabLogits {
   void unpack(size_t rows, std::span<const uint8_t> whole);
 
   DeepSeekModel& model_;
-  std::vector<float> hidden_;       // [kRows, hidden_size]
-  std::vector<float> own_;          // [kRows, own vocab]; of one rank that is the whole
-  std::vector<float> all_;          // [kRows, vocab], rank 0 among several
-  std::vector<TokenId> largest_;    // [kRows]
-  std::vector<std::byte> sent_;     // a rank's part of all rows, as wide as the widest rank's
+  std::vector<float> hidden_;        // [kRows, hidden_size]
+  std::vector<float> own_;           // [kRows, own vocab]; of one rank that is the whole
+  std::vector<float> all_;           // [kRows, vocab], rank 0 among several
+  std::vector<TokenId> largest_;     // [kRows]
+  std::vector<std::byte> sent_;      // a rank's part of all rows, as wide as the widest rank's
   std::vector<std::byte> gathered_;  // [ranks] of these, on rank 0
 };
 

@@ -1,8 +1,10 @@
 #include "model/checkpoint.h"
 
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "sluice/log.h"
 #include "sluice/quantize.h"
@@ -21,6 +23,7 @@ constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr int64_t kMaxIndexBytes = int64_t{64} << 20;  // DeepSeek-V3's 90,000 tensors take 9 MiB
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kShortEmbedding = "embed.weight";  // V4
 constexpr const char* kHead = "lm_head.weight";
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -51,6 +54,7 @@ struct Checkpoint::Impl {
   bool tied = false;
   std::optional<PackedScheme> packed;
   std::optional<uint64_t> seed;
+  int32_t num_experts = 0;  // what random ids choose from
   std::vector<std::unique_ptr<SafetensorsFile>> files;
   std::unordered_map<std::string, Entry> entries;
 
@@ -173,6 +177,7 @@ Checkpoint Checkpoint::random(uint64_t seed, const ModelConfig& config) {
   impl->directory = "random weights";
   impl->tied = config.tie_word_embeddings;
   impl->seed = seed;
+  impl->num_experts = config.n_routed_experts;
   for (TensorSpec& spec : required_tensors(config))
     impl->entries[std::move(spec.name)].view = {nullptr, DType::kF32, spec.shape};
   return Checkpoint(std::move(impl));
@@ -197,7 +202,7 @@ WeightFormat Checkpoint::native_format() const {
     if (scheme.group == 64) return scheme.symmetric ? WeightFormat::kInt4G64 : WeightFormat::kInt4G64Z;
     return scheme.symmetric ? WeightFormat::kInt4G128 : WeightFormat::kInt4G128Z;
   }
-  const Impl::Entry* embedding = impl_->find(kEmbedding);
+  const Impl::Entry* embedding = impl_->find(impl_->short_scale_names ? kShortEmbedding : kEmbedding);
   return !impl_->seed && embedding && embedding->view.dtype == DType::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
 }
 
@@ -326,6 +331,26 @@ void Checkpoint::read_block(const std::string& name, int64_t row_begin, int64_t 
   read_rows(name, row_begin, num_rows, whole.data());
   for (int64_t row = 0; row < num_rows; ++row)
     std::copy_n(whole.data() + row * cols + col_begin, num_cols, out + row * out_stride);
+}
+
+std::vector<int32_t> Checkpoint::read_ids(const std::string& name) const {
+  const TensorView& view = impl_->at(name).view;
+  const int64_t rows = view.shape[0], cols = view.shape[1];
+  std::vector<int32_t> ids(static_cast<size_t>(rows * cols));
+  if (impl_->seed) {
+    for (int64_t row = 0; row < rows; ++row)
+      random_choice(*impl_->seed, name, row, impl_->num_experts, static_cast<int32_t>(cols), ids.data() + row * cols);
+  } else if (view.dtype == DType::kI32) {
+    std::memcpy(ids.data(), view.data, ids.size() * sizeof(int32_t));
+  } else {
+    SLUICE_CHECK(view.dtype == DType::kI64, "{}: dtype {}", name, sluice::name(view.dtype));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      int64_t id = 0;
+      std::memcpy(&id, view.data + i * sizeof(id), sizeof(id));
+      ids[i] = std::in_range<int32_t>(id) ? static_cast<int32_t>(id) : -1;
+    }
+  }
+  return ids;
 }
 
 // values[i, j] *= scales[i / rows_each, j / cols_each], the last block of a row or column being partial.

@@ -74,6 +74,10 @@ class Checkpoint {
   void read_block(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols, int64_t col_begin,
                   int64_t num_cols, float* out, int64_t out_stride) const;
 
+  // All values of a table of ids (Storage::kTokenIds), row by row; one that 32 bits cannot hold becomes -1. Random ones
+  // are routed experts, all different within a row. Precondition: expect() said ok.
+  std::vector<int32_t> read_ids(const std::string& name) const;
+
   // DType on disk, for `inspect`; F32 for random weights, F16 (that of their scales) for codes.
   DType dtype(const std::string& name) const;
   // All tensor names (files only).

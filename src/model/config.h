@@ -61,6 +61,18 @@ struct HybridConfig {
   bool fp4_experts = false;       // routed experts are packed FP4 on disk, one scale for each 32 inputs
 };
 
+// Block attention instead of full attention, where the operator asks for it (`attention: block_global`). Not a field of
+// config.json: no model here was trained for it. In pages (kPageTokens positions).
+struct BlockGlobalConfig {
+  int32_t pages = 0;         // that a token attends to; tokens with no more before them attend to all
+  int32_t sink_pages = 0;    // of these, the first of the sequence
+  int32_t window_pages = 1;  // of these, the last, the token's own included
+  int32_t full_every = 0;    // layers 0, k, 2k, ... keep full attention; 0: none does
+
+  bool is_full(int32_t layer) const { return full_every > 0 && layer % full_every == 0; }
+  int32_t num_full(int32_t layers) const { return full_every > 0 ? (layers + full_every - 1) / full_every : 0; }
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::kDeepSeekV2;
   std::string model_type;  // as written
@@ -89,6 +101,7 @@ struct ModelConfig {
   int32_t index_topk = 0;      // positions a token attends to at most; 0: all of them, no indexer
 
   std::optional<HybridConfig> hybrid;  // V4
+  std::optional<BlockGlobalConfig> block_global;  // the operator's; parse() leaves it empty
 
   // Mixture of experts.
   int32_t n_routed_experts = 0;  // 0: every layer is dense

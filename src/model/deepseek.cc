@@ -8,11 +8,13 @@
 namespace sluice {
 
 Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& backend) {
-  if (config.hybrid)
-    return failed_precondition("config.json: model_type: {} can be inspected but not run", config.model_type);
+  SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
+  if (config.hybrid) return HybridStack::check_supported(config, backend);
   if (config.index_topk > 0 && backend.sparse_attention == nullptr)
     return failed_precondition("config.json: model_type: {} is not supported on device {}", config.model_type,
                                backend.name);
+  if (config.block_global && backend.block_select == nullptr)
+    return failed_precondition("attention: block_global is not supported on device {}", backend.name);
   // What the kernels ask of the shapes beyond what the config's own rules say.
   if (config.kv_lora_rank % 16 != 0)
     return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
@@ -28,14 +30,20 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
-  WeightLoader loader(checkpoint, backend, options.weights, context, options.progress, options.observer,
+  if (config.hybrid) SLUICE_RETURN_IF_ERROR(HybridStack::check_tables(config, checkpoint));
+  WeightLoader loader(checkpoint, packing_of(backend), options.weights, context, options.progress, options.observer,
                       options.packed_cache);
   if (!backend.supports(loader.format()))
     return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
                                name(loader.format()), backend.name);
-  SLUICE_ASSIGN_OR_RETURN(
-      const Partition partition,
-      Partition::make(config, loader.format(), options.rank, options.num_ranks, options.experts));
+  if (options.num_ranks > 1 && config.hybrid)
+    return failed_precondition("tp: model_type {} runs on one rank, asked for {}", config.model_type,
+                               options.num_ranks);
+  // Which pages a row attends to follows from the sum over all heads.
+  if (options.num_ranks > 1 && config.block_global)
+    return failed_precondition("tp: attention block_global runs on one rank, asked for {}", options.num_ranks);
+  SLUICE_ASSIGN_OR_RETURN(const Partition partition,
+                          Partition::make(config, loader.format(), options.rank, options.num_ranks, options.experts));
   std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format(), partition));
   model->load_weights(loader);
   if (options.packed_cache) options.packed_cache->finish();
@@ -50,9 +58,11 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
       cache_dtype_(options.cache_dtype),
       max_batch_tokens_(options.max_batch_tokens),
       partition_(partition),
-      rope_(config),
-      attention_work_(config, partition, options.max_batch_tokens),
-      ffn_work_(config, partition, options.max_batch_tokens) {
+      rope_(config) {
+  if (!config.hybrid) {
+    attention_work_.emplace(config_, partition, options.max_batch_tokens);
+    ffn_work_.emplace(config_, partition, options.max_batch_tokens);
+  }
   const auto rows = static_cast<size_t>(max_batch_tokens_);
   x_.resize(rows * static_cast<size_t>(config.hidden_size));
   normed_.resize(x_.size());
@@ -62,7 +72,8 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
 void DeepSeekModel::load_weights(WeightLoader& loader) {
   const Slice& vocab = partition_.vocab;
   const int64_t hidden = config_.hidden_size;
-  const std::string embed = "model.embed_tokens.weight";
+  const bool v4 = config_.hybrid.has_value();
+  const std::string embed = v4 ? "embed.weight" : "model.embed_tokens.weight";
   const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
   embedding_ = Buffer(static_cast<size_t>(vocab.size() * hidden * (wide ? 4 : 2)));
   embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab.size(), hidden}};
@@ -77,7 +88,8 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
       }
     }
   });
-  for (int32_t index = 0; index < config_.num_hidden_layers; ++index) {
+  if (v4) hybrid_.emplace(config_, max_batch_tokens_, loader);
+  for (int32_t index = 0; !v4 && index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
                 .attention = LatentAttention(config_, partition_, index, cache_dtype_, loader),
@@ -91,8 +103,9 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
     }
     layers_.push_back(std::move(layer));
   }
-  final_norm_ = loader.vector("model.norm.weight", hidden);
-  head_ = loader.pack({loader.rows_of(config_.tie_word_embeddings ? embed : "lm_head.weight", vocab, hidden)});
+  final_norm_ = loader.vector(v4 ? "norm.weight" : "model.norm.weight", hidden);
+  const std::string head = v4 ? "head.weight" : "lm_head.weight";
+  head_ = loader.pack({loader.rows_of(config_.tie_word_embeddings ? embed : head, vocab, hidden)});
 }
 
 void DeepSeekModel::join(Communicator& ranks) {
@@ -111,7 +124,8 @@ void DeepSeekModel::embed(std::span<const TokenId> tokens, OpContext& context) {
     own_tokens_.push_back(is_own(token) ? token - static_cast<TokenId>(vocab.begin) : TokenId{0});
   backend_.embed({.tokens = own_tokens_, .table = embedding_view_, .x = x_.data()}, context);
   for (size_t row = 0; row < tokens.size(); ++row)
-    if (!is_own(tokens[row])) std::fill_n(x_.data() + static_cast<int64_t>(row) * config_.hidden_size, config_.hidden_size, 0.0f);
+    if (!is_own(tokens[row]))
+      std::fill_n(x_.data() + static_cast<int64_t>(row) * config_.hidden_size, config_.hidden_size, 0.0f);
 }
 
 // Rank 0 adds its part to the residual stream, the others to nothing: the sum over ranks is the stream again.
@@ -141,20 +155,24 @@ Status DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpConte
                       context);
   };
 
-  rope_.fill(batch.positions, cos_sin_.data());
   embed(batch.tokens, context);
   SLUICE_RETURN_IF_ERROR(sum_parts(rows));
+  if (hybrid_) {
+    hybrid_->forward(batch, x_.data(), hidden_out, backend_, context);
+    return {};
+  }
+  rope_.fill(batch.positions, cos_sin_.data());
   for (const Layer& layer : layers_) {
     norm(layer.input_norm);
     begin_part(rows);
-    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), attention_work_, x_.data(), backend_, context);
+    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), *attention_work_, x_.data(), backend_, context);
     SLUICE_RETURN_IF_ERROR(sum_parts(rows));
     norm(layer.ffn_norm);
     begin_part(rows);
     if (layer.moe) {
-      layer.moe->forward(batch, normed_.data(), ffn_work_, x_.data(), backend_, context);
+      layer.moe->forward(batch, normed_.data(), *ffn_work_, x_.data(), backend_, context);
     } else {
-      layer.dense->forward(rows, normed_.data(), ffn_work_.gate_up, ffn_work_.activated, x_.data(), true, backend_,
+      layer.dense->forward(rows, normed_.data(), ffn_work_->gate_up, ffn_work_->activated, x_.data(), true, backend_,
                            context);
     }
     SLUICE_RETURN_IF_ERROR(sum_parts(rows));
@@ -186,10 +204,16 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
   }
 }
 
+void DeepSeekModel::write_means(const KvPages& kv, const SequenceSpan& span, OpContext& context) const {
+  StepBatch batch;
+  batch.kv = kv;
+  for (const Layer& layer : layers_) layer.attention.write_means(batch, {&span, 1}, backend_, context);
+}
+
 KvLayout DeepSeekModel::kv_layout() const { return cache_layout(config_, cache_dtype_); }
 
 int64_t DeepSeekModel::weight_bytes() const {
-  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes();
+  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes() + (hybrid_ ? hybrid_->weight_bytes() : 0);
   for (const Layer& layer : layers_)
     bytes += layer.attention.weight_bytes() + (layer.moe ? layer.moe->weight_bytes() : layer.dense->weight_bytes());
   return bytes;

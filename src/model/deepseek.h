@@ -1,6 +1,7 @@
 // DeepSeek-V2, -V3 and -V3.2: one stack of layers (latent attention, then a dense block or a mixture of experts). V2
-// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. Owns the
-// packed weights and one step's activations. The loop thread alone calls it.
+// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. V4 shares
+// what stands before and behind the layers; those are a HybridStack. Owns the packed weights and one step's
+// activations. The loop thread alone calls it.
 //
 // Of a model over several ranks each holds a part (partition.h) and computes all rows. The residual stream meets in the
 // middle of every layer and at its end: rank 0 adds its part to it, the others start from zero, and the sum over ranks
@@ -14,6 +15,7 @@
 #include "sluice/communicator.h"
 
 #include "model/feed_forward.h"
+#include "model/hybrid_stack.h"
 #include "model/latent_attention.h"
 #include "model/rope.h"
 
@@ -53,6 +55,10 @@ class DeepSeekModel {
   // Final norm and this rank's rows of the head: hidden [rows, hidden] -> logits [rows, partition().vocab].
   void logits(const float* hidden, int64_t rows, float* out, OpContext& context);
 
+  // What forward() keeps of whole pages beside their positions' entries, for entries that came from elsewhere: the
+  // benches' seeded ones. Nothing without block attention.
+  void write_means(const KvPages& kv, const SequenceSpan& span, OpContext& context) const;
+
   KvLayout kv_layout() const;
   const ModelConfig& config() const { return config_; }
   const Partition& partition() const { return partition_; }
@@ -89,11 +95,12 @@ class DeepSeekModel {
   Buffer embedding_;  // [own vocab, hidden] F32 or BF16
   TensorView embedding_view_;
   std::vector<Layer> layers_;
+  std::optional<HybridStack> hybrid_;  // V4, instead of layers_
   std::vector<float> final_norm_;  // [hidden]
   PackedMatrices head_;            // [own vocab, hidden]
 
-  LatentAttention::Workspace attention_work_;
-  FeedForwardWorkspace ffn_work_;
+  std::optional<LatentAttention::Workspace> attention_work_;  // with layers_
+  std::optional<FeedForwardWorkspace> ffn_work_;
   std::vector<float> x_;        // [max rows, hidden] the residual stream
   std::vector<float> normed_;   // [max rows, hidden]
   std::vector<float> cos_sin_;  // [max rows, rope]

@@ -5,11 +5,11 @@
 namespace sluice {
 
 DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, const Slice& width, int64_t all,
-                                   WeightLoader& loader)
-    : hidden_(hidden), width_(width.padded) {
-  gate_up_ = loader.pack({WeightLoader::stacked(loader.rows_of(prefix + "gate_proj.weight", width, hidden),
-                                                loader.rows_of(prefix + "up_proj.weight", width, hidden))});
-  down_ = loader.pack({loader.columns_of(prefix + "down_proj.weight", hidden, width, all)});
+                                   WeightLoader& loader, const FeedForwardNames& names, float limit)
+    : hidden_(hidden), width_(width.padded), limit_(limit) {
+  gate_up_ = loader.pack({WeightLoader::stacked(loader.rows_of(prefix + names.gate, width, hidden),
+                                                loader.rows_of(prefix + names.up, width, hidden))});
+  down_ = loader.pack({loader.columns_of(prefix + names.down, hidden, width, all)});
 }
 
 void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<float>& gate_up,
@@ -22,7 +22,8 @@ void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<fl
                   .y = gate_up.data(),
                   .y_stride = 2 * width_},
                  context);
-  backend.silu_mul({.gate_up = gate_up.data(), .y = activated.data(), .rows = rows, .width = width_}, context);
+  backend.silu_mul({.gate_up = gate_up.data(), .y = activated.data(), .rows = rows, .width = width_, .limit = limit_},
+                   context);
   backend.matmul({.x = activated.data(),
                   .rows = rows,
                   .x_stride = width_,
@@ -56,26 +57,32 @@ MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, const Partition& p
       layer_(layer),
       first_expert_(partition.experts.begin),
       num_own_experts_(partition.experts.size()),
-      width_(partition.expert_width.padded) {
-  const std::string prefix = fmt::format("model.layers.{}.mlp.", layer);
+      width_(partition.expert_width.padded),
+      limit_(config.hybrid ? static_cast<float>(config.hybrid->swiglu_limit) : 0) {
+  const bool v4 = config.hybrid.has_value();
+  const FeedForwardNames names = v4 ? kShortNames : FeedForwardNames();
+  const std::string prefix = v4 ? fmt::format("layers.{}.ffn.", layer) : fmt::format("model.layers.{}.mlp.", layer);
   const int64_t hidden = config.hidden_size, all = config.moe_intermediate_size;
   const Slice& width = partition.expert_width;
   const std::string gate = prefix + "gate.weight";
   router_ = loader.pack_exact({loader.tensor(gate, config.n_routed_experts, hidden)}, loader.checkpoint().dtype(gate));
-  if (config.topk_method == TopkMethod::kNoauxTc)
-    bias_ = loader.vector(prefix + "gate.e_score_correction_bias", config.n_routed_experts);
+  if (v4 && layer < config.hybrid->num_hash_layers) {
+    table_ = loader.checkpoint().read_ids(prefix + "gate.tid2eid");
+  } else if (config.topk_method == TopkMethod::kNoauxTc) {
+    bias_ = loader.vector(prefix + (v4 ? "gate.bias" : "gate.e_score_correction_bias"), config.n_routed_experts);
+  }
   std::vector<RowSource> gate_up, down;
   for (int64_t expert = partition.experts.begin; expert < partition.experts.end; ++expert) {
     const std::string name = fmt::format("{}experts.{}.", prefix, expert);
-    gate_up.push_back(WeightLoader::stacked(loader.rows_of(name + "gate_proj.weight", width, hidden),
-                                            loader.rows_of(name + "up_proj.weight", width, hidden)));
-    down.push_back(loader.columns_of(name + "down_proj.weight", hidden, width, all));
+    gate_up.push_back(WeightLoader::stacked(loader.rows_of(name + names.gate, width, hidden),
+                                            loader.rows_of(name + names.up, width, hidden)));
+    down.push_back(loader.columns_of(name + names.down, hidden, width, all));
   }
   gate_up_ = loader.pack(gate_up);
   down_ = loader.pack(down);
   if (config.n_shared_experts > 0)
     shared_.emplace_back(prefix + "shared_experts.", hidden, partition.shared_width, all * config.n_shared_experts,
-                         loader);
+                         loader, names, limit_);
 }
 
 int64_t MixtureOfExperts::weight_bytes() const {
@@ -108,6 +115,8 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                  .top_groups = grouped ? config_.topk_group : 1,
                  .top_k = top_k,
                  .scoring = config_.scoring_func,
+                 .table = table_.empty() ? nullptr : table_.data(),
+                 .tokens = batch.tokens.data(),
                  .normalize = config_.norm_topk_prob,
                  .scale = static_cast<float>(config_.routed_scaling_factor),
                  .experts = work.experts.data(),
@@ -140,7 +149,11 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                           .y_stride = 2 * width_},
                          context);
   // activation
-  backend.silu_mul({.gate_up = work.gate_up.data(), .y = work.activated.data(), .rows = end - begin, .width = width_},
+  backend.silu_mul({.gate_up = work.gate_up.data(),
+                    .y = work.activated.data(),
+                    .rows = end - begin,
+                    .width = width_,
+                    .limit = limit_},
                    context);
   // grouped down
   backend.grouped_matmul({.x = work.activated.data(),

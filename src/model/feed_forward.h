@@ -1,5 +1,5 @@
 // The two feed-forward blocks of a DeepSeek layer: the dense SwiGLU network and the mixture of experts
-// (DeepSeekMoE, arXiv:2401.06066; routing of V2 and V3 in RouteArgs).
+// (DeepSeekMoE, arXiv:2401.06066; routing in RouteArgs).
 #pragma once
 
 #include <vector>
@@ -11,11 +11,20 @@
 
 namespace sluice {
 
-// y = down(silu(gate x) * up x)
+// What the three matrices of a block are called.
+struct FeedForwardNames {
+  const char* gate = "gate_proj.weight";
+  const char* up = "up_proj.weight";
+  const char* down = "down_proj.weight";
+};
+constexpr FeedForwardNames kShortNames{"w1.weight", "w3.weight", "w2.weight"};  // V4
+
+// y = down(silu(gate x) * up x), both clamped where there is a limit (SiluMulArgs)
 class DenseFeedForward {
  public:
-  // `prefix` ends with "mlp." or "mlp.shared_experts."; `width` is this rank's part of the `all` inner values.
-  DenseFeedForward(const std::string& prefix, int64_t hidden, const Slice& width, int64_t all, WeightLoader& loader);
+  // `prefix` ends with "mlp." or "shared_experts."; `width` is this rank's part of the `all` inner values.
+  DenseFeedForward(const std::string& prefix, int64_t hidden, const Slice& width, int64_t all, WeightLoader& loader,
+                   const FeedForwardNames& names = {}, float limit = 0);
 
   // y = or += the block's output; gate_up [rows, 2 * width] and activated [rows, width] are scratch.
   void forward(int64_t rows, const float* normed, std::vector<float>& gate_up, std::vector<float>& activated, float* y,
@@ -25,6 +34,7 @@ class DenseFeedForward {
 
  private:
   int64_t hidden_, width_;
+  float limit_;
   PackedMatrices gate_up_;  // [2 * width, hidden]: gate over up
   PackedMatrices down_;     // [hidden, width]
 };
@@ -63,6 +73,8 @@ class MixtureOfExperts {
   int64_t first_expert_, num_own_experts_, width_;
   PackedMatrices router_;                 // [experts, hidden]
   std::vector<float> bias_;               // [experts] or empty
+  std::vector<int32_t> table_;            // [vocab, top_k] of a hash-routed layer (V4), or empty
+  float limit_;                           // of the activation; 0: none
   PackedMatrices gate_up_;                // own experts x [2 * width, hidden]
   PackedMatrices down_;                   // own experts x [hidden, width]
   std::vector<DenseFeedForward> shared_;  // none or one, as wide as all shared experts together

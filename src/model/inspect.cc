@@ -83,49 +83,50 @@ void count_parameters(const std::vector<TensorSpec>& specs, const ModelConfig& c
   report.flop_per_parameter = static_cast<double>(report.flop_per_token) / static_cast<double>(report.parameters);
 }
 
-// The cache of latent attention, and what attention makes of it.
-void count_latent_cache(const ModelConfig& config, ModelReport& report) {
+void count_cache(const ModelConfig& config, ModelReport& report) {
+  const KvLayout narrow = cache_layout(config, DType::kBF16), wide = cache_layout(config, DType::kF32);
+  for (size_t i = 0; i < narrow.groups.size(); ++i)
+    report.cache_groups.push_back({narrow.groups[i].name, narrow.groups[i].bytes_per_page() / kPageTokens,
+                                   wide.groups[i].bytes_per_page() / kPageTokens});
+  report.cache_bytes_per_token_bf16 = narrow.bytes_per_token();
+  report.cache_bytes_per_token_f32 = wide.bytes_per_token();
+}
+
+void count_latent_attention(const ModelConfig& config, ModelReport& report) {
   const int64_t layers = config.num_hidden_layers;
-  for (const CacheGroup& group : cache_layout(config, DType::kF32).groups) {
-    report.cache_values_by_group.emplace_back(group.name, group.bytes_per_page() / kPageTokens / size_of(DType::kF32));
-    report.cache_values_per_token += report.cache_values_by_group.back().second;
-  }
   report.attention_flop_per_context_token =
       layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
   report.attention_context_limit = config.index_topk;
   report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
+  if (config.block_global) {
+    report.attention_context_limit = config.block_global->pages * kPageTokens;
+    report.attention_unlimited_layers = config.block_global->num_full(config.num_hidden_layers);
+    report.index_flop_per_context_token = (layers - report.attention_unlimited_layers) * config.num_attention_heads *
+                                          int64_t{2} * config.latent_dim() / kPageTokens;
+  }
 }
 
-// What DeepSeek-V4's layers keep (arithmetic in values): a ring of the window, which does not grow; an entry for each
-// `ratio` tokens; of the tokens that no entry holds yet the projections of key and gate (an overlapping layer also needs
-// the first series of the block before), and the same for the indexer.
-void count_hybrid_cache(const ModelConfig& config, ModelReport& report) {
+void count_hybrid_attention(const ModelConfig& config, ModelReport& report) {
   const HybridConfig& h = *config.hybrid;
-  const int64_t dim = h.head_dim, index_dim = config.index_head_dim, ring = h.sliding_window * dim;
-  const int64_t pending_rows = kSelectedRatio - 1, previous_rows = kSelectedRatio;
-  report.layer_types = {
-      {.name = "window", .state_values = ring},
-      {.name = "selected",
-       .cache_values_per_token = (dim + index_dim) / kSelectedRatio,
-       .state_values = ring + 2 * (2 * pending_rows + previous_rows) * (dim + index_dim)},
-      {.name = "global",
-       .cache_values_per_token = dim / kGlobalRatio,
-       .state_values = ring + 2 * (kGlobalRatio - 1) * dim},
-  };
+  const KvLayout layout = cache_layout(config, DType::kBF16);
   const std::array ratios = {0, kSelectedRatio, kGlobalRatio};
+  report.layer_types = {{.name = "window"}, {.name = "selected"}, {.name = "global"}};
   for (size_t i = 0; i < ratios.size(); ++i) {
     LayerTypeReport& type = report.layer_types[i];
-    type.num_layers =
-        static_cast<int32_t>(std::count(h.compress_ratios.begin(), h.compress_ratios.end(), ratios[i]));
-    report.cache_values_by_group.emplace_back(type.name, type.num_layers * type.cache_values_per_token);
-    report.cache_values_per_token += report.cache_values_by_group.back().second;
-    report.state_values_per_sequence += type.num_layers * type.state_values;
+    type.num_layers = static_cast<int32_t>(std::count(h.compress_ratios.begin(), h.compress_ratios.end(), ratios[i]));
+    const auto first = std::find(h.compress_ratios.begin(), h.compress_ratios.end(), ratios[i]);
+    const auto layer = static_cast<int32_t>(first - h.compress_ratios.begin());
+    int64_t page_bytes = 0;
+    for (const CacheGroup& group : layout.groups)
+      if (std::find(group.layers.begin(), group.layers.end(), layer) != group.layers.end())
+        page_bytes += group.bytes_per_layer();
+    type.cache_bytes_per_token_bf16 = page_bytes / kPageTokens;
   }
   // In a long context only these two grow: windows are full, and a selected layer reads index_topk entries.
   report.attention_flop_per_context_token = int64_t{report.layer_types[2].num_layers} * config.num_attention_heads * 2 *
-                                            (dim + dim) / kGlobalRatio;
+                                            (h.head_dim + h.head_dim) / kGlobalRatio;
   report.index_flop_per_context_token =
-      int64_t{report.layer_types[1].num_layers} * config.index_n_heads * 2 * index_dim / kSelectedRatio;
+      int64_t{report.layer_types[1].num_layers} * config.index_n_heads * 2 * config.index_head_dim / kSelectedRatio;
 }
 
 FileReport report_files(const Checkpoint& checkpoint) {
@@ -163,16 +164,18 @@ std::string experts_text(const ModelReport& r) {
 // Of several groups, what each takes of the bf16 bytes: ": latent 70272, index 15616".
 std::string groups_text(const ModelReport& r) {
   std::string text;
-  for (const auto& [group, values] : r.cache_values_by_group)
-    text += fmt::format("{} {} {}", text.empty() ? ":" : ",", group, values * 2);
-  return r.cache_values_by_group.size() < 2 ? "" : text;
+  for (const CacheGroupReport& group : r.cache_groups)
+    text += fmt::format("{} {} {}", text.empty() ? ":" : ",", group.name, group.bytes_per_token_bf16);
+  return r.cache_groups.size() < 2 ? "" : text;
 }
 
 std::string limit_text(const ModelReport& r) {
   const std::string index = short_flop(static_cast<double>(r.index_flop_per_context_token));
   if (!r.layer_types.empty()) return fmt::format(", and {} to choose entries", index);
   if (r.attention_context_limit == 0) return "";
-  return fmt::format(" (at most {}), and {} to choose them", r.attention_context_limit, index);
+  std::string limit = fmt::format(" (at most {}", r.attention_context_limit);
+  if (r.attention_unlimited_layers > 0) limit += fmt::format(", but in {} layers", r.attention_unlimited_layers);
+  return fmt::format("{}), and {} to choose them", limit, index);
 }
 
 // A line for each layer type: what one such layer keeps, in bf16.
@@ -180,8 +183,7 @@ std::string layer_types_text(const ModelReport& r) {
   std::string text;
   for (const LayerTypeReport& type : r.layer_types)
     text += line(fmt::format("{} layers", type.name),
-                 fmt::format("{}, each {} bytes a token, {:.1f} KiB a sequence", type.num_layers,
-                             type.cache_values_per_token * 2, static_cast<double>(type.state_values * 2) / 1024));
+                 fmt::format("{}, each {} bytes a token", type.num_layers, type.cache_bytes_per_token_bf16));
   return text;
 }
 
@@ -206,13 +208,12 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
     report.weights_bytes.emplace_back(format, bytes);
   }
 
+  count_cache(config, report);
   if (config.hybrid) {
-    count_hybrid_cache(config, report);
+    count_hybrid_attention(config, report);
   } else {
-    count_latent_cache(config, report);
+    count_latent_attention(config, report);
   }
-  report.cache_bytes_per_token_bf16 = report.cache_values_per_token * 2;
-  report.cache_bytes_per_token_f32 = report.cache_values_per_token * 4;
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
 }
@@ -263,6 +264,7 @@ std::string to_json(const ModelReport& r) {
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},
       {"attention_context_limit", r.attention_context_limit},
+      {"attention_unlimited_layers", r.attention_unlimited_layers},
       {"index_flop_per_context_token", r.index_flop_per_context_token},
       {"flop_per_parameter", r.flop_per_parameter},
       {"layers", r.num_layers},
@@ -272,8 +274,7 @@ std::string to_json(const ModelReport& r) {
       {"experts_per_token", r.num_experts_per_token},
       {"context_length", r.context_length},
   };
-  if (!r.layer_types.empty()) json["state_bytes_per_sequence"] = r.state_values_per_sequence * 2;
-  for (const auto& [group, values] : r.cache_values_by_group) json["cache_groups"][group] = values * 2;
+  for (const CacheGroupReport& group : r.cache_groups) json["cache_groups"][group.name] = group.bytes_per_token_bf16;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
   if (r.files) {
     json["file_bytes"] = r.files->bytes;

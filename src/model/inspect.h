@@ -23,12 +23,18 @@ struct FileReport {
   std::map<std::string, int64_t> tensors_by_dtype;  // dtype name -> number of tensors
 };
 
-// One of the ways in which layers of DeepSeek-V4 keep what they have seen; figures of one such layer.
+// One of the ways in which layers of DeepSeek-V4 keep what they have seen.
 struct LayerTypeReport {
   std::string name;  // "window", "selected" (4 : 1, chosen by an indexer), "global" (128 : 1)
   int32_t num_layers = 0;
-  int64_t cache_values_per_token = 0;
-  int64_t state_values = 0;  // of a sequence, however long
+  int64_t cache_bytes_per_token_bf16 = 0;  // one such layer
+};
+
+// A group of the cache layout, all its layers.
+struct CacheGroupReport {
+  std::string name;
+  int64_t bytes_per_token_bf16 = 0;
+  int64_t bytes_per_token_f32 = 0;
 };
 
 struct ModelReport {
@@ -49,11 +55,9 @@ struct ModelReport {
 
   std::vector<std::pair<WeightFormat, int64_t>> weights_bytes;  // in memory, every format but auto
 
-  std::vector<std::pair<std::string, int64_t>> cache_values_by_group;  // a token, all layers; KvLayout's groups
-  int64_t cache_values_per_token = 0;                                  // their sum
-  std::vector<LayerTypeReport> layer_types;                            // V4 only
-  int64_t state_values_per_sequence = 0;                               // V4: what does not grow, all layers
-  int64_t cache_bytes_per_token_bf16 = 0;
+  std::vector<CacheGroupReport> cache_groups;
+  std::vector<LayerTypeReport> layer_types;  // V4 only
+  int64_t cache_bytes_per_token_bf16 = 0;    // what KvLayout says, all groups
   int64_t cache_bytes_per_token_f32 = 0;
 
   // Two operations a weight of every matrix that a token is multiplied with (the embedding is only looked up).
@@ -61,7 +65,8 @@ struct ModelReport {
   // What each token before it adds, attention in its absorbed form: scores over the latent, values of its first part.
   int64_t attention_flop_per_context_token = 0;
   int32_t attention_context_limit = 0;       // tokens that attention looks at, at most; 0: all before it
-  int64_t index_flop_per_context_token = 0;  // the indexer's scores that choose those tokens
+  int32_t attention_unlimited_layers = 0;    // ... but for so many layers, where there is a limit
+  int64_t index_flop_per_context_token = 0;  // the scores that choose those tokens
   double flop_per_parameter = 0;  // flop_per_token / parameters: how little of the model a token wakes
 
   std::optional<FileReport> files;

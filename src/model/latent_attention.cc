@@ -23,6 +23,7 @@ LatentAttention::Workspace::Workspace(const ModelConfig& config, const Partition
   kv_latent.resize(floats(config.latent_dim()));
   attended.resize(floats(partition.heads.size() * config.v_head_dim));
   if (config.index_topk > 0) sparse.emplace(config, partition, max_rows);
+  if (config.block_global) blocks.emplace(config, max_rows);
 }
 
 LatentAttention::LatentAttention(const ModelConfig& config, const Partition& partition, int32_t layer,
@@ -65,6 +66,7 @@ LatentAttention::LatentAttention(const ModelConfig& config, const Partition& par
                                            partition.heads.times(config.v_head_dim),
                                            int64_t{config.num_attention_heads} * config.v_head_dim)});
   if (config.index_topk > 0) sparse_.emplace(config, partition, layer, loader);
+  if (config.block_global && !config.block_global->is_full(layer)) blocks_.emplace(config, layer);
 }
 
 int64_t LatentAttention::weight_bytes() const {
@@ -116,11 +118,20 @@ void LatentAttention::project_latent(int64_t rows, const float* normed, Workspac
                  context);
 }
 
+LatentCache LatentAttention::latents_of(const KvPages& kv) const {
+  return {.base = kv.base + kv.layout->offset_of(kLatentGroup, layer_),
+          .page_stride = kv.bytes_per_page,
+          .dtype = kv.dtype};
+}
+
+void LatentAttention::write_means(const StepBatch& batch, std::span<const SequenceSpan> spans, const Backend& backend,
+                                  OpContext& context) const {
+  if (blocks_ && !spans.empty()) blocks_->write_means(batch, spans, latents_of(batch.kv), backend, context);
+}
+
 void LatentAttention::attend(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
                              const Backend& backend, OpContext& context) const {
-  const LatentCache cache{.base = batch.kv.base + batch.kv.layout->offset_of(kLatentGroup, layer_),
-                          .page_stride = batch.kv.bytes_per_page,
-                          .dtype = batch.kv.dtype};
+  const LatentCache cache = latents_of(batch.kv);
   LatentWriteArgs write{.z = work.kv_latent.data(),
                         .norm_weight = kv_a_norm_.data(),
                         .eps = kInnerNormEps,
@@ -134,10 +145,13 @@ void LatentAttention::attend(const StepBatch& batch, const float* normed, const 
     if (spans.empty()) continue;
     write.sequences = spans;
     backend.latent_write(write, context);
+    write_means(batch, spans, backend, context);
   }
 
   constexpr int32_t kNoPosition = std::numeric_limits<int32_t>::max();
-  const int32_t dense_end = sparse_ ? config_.index_topk : kNoPosition;
+  const int32_t dense_end = sparse_   ? config_.index_topk
+                            : blocks_ ? config_.block_global->pages * kPageTokens
+                                      : kNoPosition;
   work.prompt.assign(batch.prompt_spans, dense_end);
   work.generated.assign(batch.generated_spans, dense_end);
   LatentAttentionArgs dense{.q = work.query.data(),
@@ -157,6 +171,8 @@ void LatentAttention::attend(const StepBatch& batch, const float* normed, const 
   dense.sequences = work.generated.below;
   if (v_up_absorbed_) dense.v_up = v_up_absorbed_->all();
   if (!dense.sequences.empty()) backend.latent_attention_absorbed(dense, context);
+  work.prompt.above.insert(work.prompt.above.end(), work.generated.above.begin(), work.generated.above.end());
+  if (blocks_) blocks_->forward(batch, work.prompt.above, dense, *work.blocks, backend, context);
   if (!sparse_) return;
   const SparseAttention::Inputs inputs{.normed = normed,
                                        .query_latent = work.query_latent.data(),
@@ -167,7 +183,6 @@ void LatentAttention::attend(const StepBatch& batch, const float* normed, const 
                                        .k_up_t = k_up_t_.all(),
                                        .v_up = dense.v_up,
                                        .attended = work.attended.data()};
-  work.prompt.above.insert(work.prompt.above.end(), work.generated.above.begin(), work.generated.above.end());
   sparse_->forward(batch, work.prompt.above, inputs, *work.sparse, backend, context);
 }
 

@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "model/block_attention.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
 #include "model/sparse_attention.h"
@@ -30,9 +31,15 @@ class LatentAttention {
     std::vector<float> attended;      // [rows, heads, v]
     SpanSplit prompt, generated;      // dense rows below, sparse ones above
     std::optional<SparseAttention::Workspace> sparse;
+    std::optional<BlockAttention::Workspace> blocks;
   };
 
-  // x += this rank's heads of attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the latent cache group.
+  // Means of the pages that the spans cover whole, whose latents are in the cache; nothing without block attention.
+  void write_means(const StepBatch& batch, std::span<const SequenceSpan> spans, const Backend& backend,
+                   OpContext& context) const;
+
+  // x += this rank's heads of attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the
+  // latent cache group.
   void forward(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work, float* x,
                const Backend& backend, OpContext& context) const;
 
@@ -43,6 +50,7 @@ class LatentAttention {
                      OpContext& context) const;
   void project_latent(int64_t rows, const float* normed, Workspace& work, const Backend& backend,
                       OpContext& context) const;
+  LatentCache latents_of(const KvPages& kv) const;
   void attend(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work,
               const Backend& backend, OpContext& context) const;
 
@@ -62,6 +70,7 @@ class LatentAttention {
   std::optional<PackedMatrices> v_up_absorbed_;  // the same for the absorbed form, where its format differs
   PackedMatrices o_proj_;                        // [hidden, heads * v]
   std::optional<SparseAttention> sparse_;        // V3.2
+  std::optional<BlockAttention> blocks_;         // where the operator asked for it
 };
 
 }  // namespace sluice

@@ -175,15 +175,16 @@ void PackedCache::finish() {
   log_info("{}: {} bytes of packed weights for the next start", path_, offset_);
 }
 
-uint64_t packed_layout(const Backend& backend, WeightFormat format) {
+uint64_t packed_layout(const WeightPacking& packing, WeightFormat format) {
   constexpr int64_t kRows = 80, kCols = 256;  // whole blocks of panels and a part of one, two groups of the largest kind
   std::vector<float> values(kRows * kCols);
   for (size_t i = 0; i < values.size(); ++i)
     values[i] = static_cast<float>(static_cast<int32_t>(i * 2654435761u >> 16 & 1023) - 512) * 1e-4f;
   uint64_t hash = 0;
   for (const WeightFormat each : {format, WeightFormat::kInt8, WeightFormat::kBF16, WeightFormat::kF32}) {
-    std::vector<std::byte> packed(static_cast<size_t>(backend.packed_bytes(each, kRows, kCols)));
-    backend.pack({each, kRows, kCols, packed.data()}, 0, kRows, values.data(), packed.data());
+    if (!packing.supports(each)) continue;
+    std::vector<std::byte> packed(static_cast<size_t>(packing.packed_bytes(each, kRows, kCols)));
+    packing.pack({each, kRows, kCols, packed.data()}, 0, kRows, values.data(), packed.data());
     hash = XXH3_64bits_withSeed(packed.data(), packed.size(), hash);
   }
   return hash;

@@ -20,6 +20,8 @@
 #include "sluice/ops.h"
 #include "sluice/status.h"
 
+#include "model/weight_packing.h"
+
 namespace sluice {
 
 class PackedCache {
@@ -51,6 +53,6 @@ class PackedCache {
 
 // A number that changes whenever the backend would pack some matrix into other bytes: the hash of what it makes of a
 // few values in this format, in int8 (attention takes that for quantised models) and in the wide ones.
-uint64_t packed_layout(const Backend& backend, WeightFormat format);
+uint64_t packed_layout(const WeightPacking& packing, WeightFormat format);
 
 }  // namespace sluice

@@ -14,11 +14,11 @@ constexpr int64_t kTileRows = 4 * kPackRows;
 
 }  // namespace
 
-WeightLoader::WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted,
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, const WeightPacking& packing, WeightFormat wanted,
                            OpContext& context, LoadProgress progress, PackObserver observer,
                            PackedCache* cache)
     : checkpoint_(checkpoint),
-      backend_(backend),
+      packing_(packing),
       format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
       as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)),
       context_(context),
@@ -119,7 +119,7 @@ void WeightLoader::pack_tiles(const std::vector<RowSource>& sources, PackedMatri
                                  const int64_t row = unit % tiles * kTileRows;
                                  const int64_t count = std::min(kTileRows, rows - row);
                                  sources[source].read(row, count, tile);
-                                 backend_.pack(packed.weights_[source], row, count, tile,
+                                 packing_.pack(packed.weights_[source], row, count, tile,
                                                packed.buffer_.data() + static_cast<int64_t>(source) * bytes);
                                }
                              });
@@ -129,7 +129,7 @@ PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, Weig
   PackedMatrices packed;
   const int64_t rows = sources[0].rows, cols = sources[0].cols;
   format = storage_format(format, cols);
-  const int64_t bytes = (backend_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
+  const int64_t bytes = (packing_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
   packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
   for (size_t i = 0; i < sources.size(); ++i) {
     SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");

@@ -11,6 +11,7 @@
 #include "model/checkpoint.h"
 #include "model/packed_cache.h"
 #include "model/partition.h"
+#include "model/weight_packing.h"
 
 namespace sluice {
 
@@ -20,6 +21,7 @@ class PackedMatrices {
   const Weight& operator[](size_t index) const { return weights_[index]; }
   std::span<const Weight> all() const { return weights_; }
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
+  int64_t stride() const { return bytes() / static_cast<int64_t>(weights_.size()); }  // bytes from matrix to matrix
 
  private:
   friend class WeightLoader;
@@ -44,7 +46,7 @@ using PackObserver = std::function<void(const std::vector<std::string>& tensors,
 class WeightLoader {
  public:
   // With auto the model's format is the checkpoint's own, and what a quantised checkpoint keeps wide stays wide.
-  WeightLoader(const Checkpoint& checkpoint, const Backend& backend, WeightFormat wanted, OpContext& context,
+  WeightLoader(const Checkpoint& checkpoint, const WeightPacking& packing, WeightFormat wanted, OpContext& context,
                LoadProgress progress, PackObserver observer = {}, PackedCache* cache = nullptr);
 
   // The whole tensor, or rows [row_begin, row_begin + num_rows) of it.
@@ -73,7 +75,7 @@ class WeightLoader {
   void pack_tiles(const std::vector<RowSource>& sources, PackedMatrices& packed, int64_t bytes);
 
   const Checkpoint& checkpoint_;
-  const Backend& backend_;
+  const WeightPacking packing_;
   const WeightFormat format_;
   const bool as_stored_;
   OpContext& context_;

@@ -37,9 +37,8 @@ class Cutter {
     if (total == 0) return {};
     if (total % unit != 0 || total / unit < num_ranks_) {
       if (status_.ok())
-        status_ = failed_precondition(
-            "tp: {} ranks cannot share {} of {} in {}: they come in blocks of {}", num_ranks_, name, total,
-            sluice::name(format_), unit);
+        status_ = failed_precondition("tp: {} ranks cannot share {} of {} in {}: they come in blocks of {}", num_ranks_,
+                                      name, total, sluice::name(format_), unit);
       return {};
     }
     return slice_of(total, unit, rank_, num_ranks_);

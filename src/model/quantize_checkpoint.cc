@@ -322,6 +322,9 @@ Result<QuantizeReport> quantize_checkpoint(const Checkpoint& source, const Model
     return invalid_argument("weights: expected int8 or one of the int4 formats, found {}", name(options.weights));
   if (config.packed)
     return failed_precondition("the checkpoint is quantised already; start from its BF16, F16, F32 or FP8 original");
+  if (config.hybrid)
+    return failed_precondition("config.json: model_type: {} is quantised while it is loaded (weights), not written",
+                               config.model_type);
   for (const TensorSpec& spec : required_tensors(config))
     SLUICE_RETURN_IF_ERROR(source.expect(spec.name, spec.shape));
   std::error_code error;

@@ -58,6 +58,16 @@ void fill_block(uint64_t block_key, float offset, float* __restrict out) {  // o
 
 }  // namespace
 
+// A start and a step that does not come round within `count` numbers.
+void random_choice(uint64_t seed, std::string_view tensor, int64_t row, int32_t end, int32_t count, int32_t* out) {
+  const uint64_t bits = mix64(tensor_key(seed, tensor) + static_cast<uint64_t>(row) * 0x9e3779b97f4a7c15u);
+  const auto start = static_cast<int64_t>((bits >> 32) % static_cast<uint64_t>(end));
+  const int64_t longest = count > 1 ? (end - 1) / (count - 1) : 1;
+  const auto step =
+      1 + static_cast<int64_t>((bits & 0xffffffffu) % static_cast<uint64_t>(std::max<int64_t>(1, longest)));
+  for (int32_t i = 0; i < count; ++i) out[i] = static_cast<int32_t>((start + i * step) % end);
+}
+
 void random_values(uint64_t seed, std::string_view tensor, int64_t begin, int64_t count, float* out) {
   if (count == 0) return;  // `out` may be null then
   const uint64_t key = tensor_key(seed, tensor);

@@ -14,4 +14,7 @@ constexpr float kRandomWeightSigma = 0.02f;
 // bits on every machine and in every build; tests pin some of them.
 void random_values(uint64_t seed, std::string_view tensor, int64_t begin, int64_t count, float* out);
 
+// `count` different numbers of [0, end), count <= end: row `row` of a table of expert ids.
+void random_choice(uint64_t seed, std::string_view tensor, int64_t row, int32_t end, int32_t count, int32_t* out);
+
 }  // namespace sluice

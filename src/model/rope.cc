@@ -41,17 +41,18 @@ std::vector<float> yarn_ramp(const YarnConfig& yarn, double base, int32_t dim) {
 
 }  // namespace
 
-RopeTable::RopeTable(const ModelConfig& config) {
-  const int32_t dim = config.qk_rope_head_dim;
+RopeTable::RopeTable(const ModelConfig& config) : RopeTable(config.qk_rope_head_dim, config.rope_theta, config.yarn) {}
+
+RopeTable::RopeTable(int32_t dim, double theta, const std::optional<YarnConfig>& yarn) {
   for (int32_t i = 0; i < dim / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(dim);
-    inv_freq_.push_back(1.0f / std::pow(static_cast<float>(config.rope_theta), exponent));
+    inv_freq_.push_back(1.0f / std::pow(static_cast<float>(theta), exponent));
   }
-  if (!config.yarn) return;
-  attention_factor_ = static_cast<float>(attention_factor(*config.yarn));
-  const std::vector<float> ramp = yarn_ramp(*config.yarn, config.rope_theta, dim);
+  if (!yarn) return;
+  attention_factor_ = static_cast<float>(attention_factor(*yarn));
+  const std::vector<float> ramp = yarn_ramp(*yarn, theta, dim);
   for (size_t i = 0; i < inv_freq_.size(); ++i) {
-    const float stretched = inv_freq_[i] / static_cast<float>(config.yarn->factor);
+    const float stretched = inv_freq_[i] / static_cast<float>(yarn->factor);
     const float kept = 1.0f - ramp[i];
     inv_freq_[i] = stretched * (1.0f - kept) + inv_freq_[i] * kept;
   }
@@ -68,6 +69,14 @@ void RopeTable::fill(std::span<const int32_t> positions, float* out) const {
       cosines[half + i] = static_cast<float>(std::sin(double{angle})) * attention_factor_;
     }
   }
+}
+
+RopeTable window_rope(const ModelConfig& config) { return {config.qk_rope_head_dim, config.rope_theta, std::nullopt}; }
+
+RopeTable block_rope(const ModelConfig& config) {
+  std::optional<YarnConfig> yarn = config.yarn;
+  if (yarn && !yarn->attention_factor) yarn->attention_factor = 1.0;
+  return {config.qk_rope_head_dim, config.hybrid->compress_rope_theta, yarn};
 }
 
 float softmax_scale(const ModelConfig& config) {

@@ -23,17 +23,26 @@ void SpanSplit::assign(std::span<const SequenceSpan> spans, int32_t position) {
   }
 }
 
+void HeadRows::assign(std::span<const SequenceSpan> spans, int32_t heads) {
+  offsets.assign(1, 0);
+  row_ids.clear();
+  for (int32_t head = 0; head < heads; ++head) {
+    for (const SequenceSpan& span : spans)
+      for (int32_t i = 0; i < span.position_end - span.position_begin; ++i)
+        row_ids.push_back((span.row_begin + i) * heads + head);
+    offsets.push_back(static_cast<int32_t>(row_ids.size()));
+  }
+}
+
 SparseAttention::Workspace::Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows)
     : indexer(config, max_rows) {
   const int64_t block_rows = std::min<int64_t>(kBlockRows, max_rows);
-  const int64_t head_rows = partition.heads.size() * block_rows;
+  const int64_t num_vectors = partition.heads.size() * block_rows;
   // Below index_topk positions nothing is chosen, so a larger index_topk than positions needs no room.
   positions.resize(static_cast<size_t>(block_rows * std::min(config.index_topk, config.max_position_embeddings)));
-  offsets.resize(static_cast<size_t>(partition.heads.size()) + 1);
-  row_ids.resize(static_cast<size_t>(head_rows));
-  absorbed.resize(static_cast<size_t>(head_rows * config.kv_lora_rank));
+  absorbed.resize(static_cast<size_t>(num_vectors * config.kv_lora_rank));
   latents.resize(absorbed.size());
-  values.resize(static_cast<size_t>(head_rows * config.v_head_dim));
+  values.resize(static_cast<size_t>(num_vectors * config.v_head_dim));
 }
 
 void SparseAttention::forward(const StepBatch& batch, std::span<const SequenceSpan> spans, const Inputs& in,
@@ -66,20 +75,13 @@ void SparseAttention::attend_block(const StepBatch& batch, const Inputs& in, Wor
   indexer_.select(batch, work.block, work.indexer, work.positions.data(), backend, context);
 
   const int32_t heads = heads_;
-  int32_t count = 0;
-  for (int32_t head = 0; head < heads; ++head) {
-    work.offsets[static_cast<size_t>(head)] = count;
-    for (const SequenceSpan& span : work.block)
-      for (int32_t i = 0; i < span.position_end - span.position_begin; ++i)
-        work.row_ids[static_cast<size_t>(count++)] = (span.row_begin + i) * heads + head;
-  }
-  work.offsets[static_cast<size_t>(heads)] = count;
+  work.head_rows.assign(work.block, heads);
 
   // absorb: K_h^T q_nope
   backend.grouped_matmul({.x = in.query,
-                          .row_ids = work.row_ids.data(),
+                          .row_ids = work.head_rows.row_ids.data(),
                           .x_stride = config_.qk_head_dim(),
-                          .offsets = work.offsets,
+                          .offsets = work.head_rows.offsets,
                           .weights = in.k_up_t,
                           .y = work.absorbed.data(),
                           .y_stride = config_.kv_lora_rank},
@@ -101,15 +103,15 @@ void SparseAttention::attend_block(const StepBatch& batch, const Inputs& in, Wor
   // values: V_h l_h
   backend.grouped_matmul({.x = work.latents.data(),
                           .x_stride = config_.kv_lora_rank,
-                          .offsets = work.offsets,
+                          .offsets = work.head_rows.offsets,
                           .weights = in.v_up,
                           .y = work.values.data(),
                           .y_stride = config_.v_head_dim},
                          context);
   backend.scatter_rows({.x = work.values.data(),
-                        .row_ids = work.row_ids.data(),
+                        .row_ids = work.head_rows.row_ids.data(),
                         .y = in.attended,
-                        .rows = count,
+                        .rows = work.head_rows.offsets.back(),
                         .cols = config_.v_head_dim},
                        context);
 }

@@ -18,6 +18,15 @@ struct SpanSplit {
   void assign(std::span<const SequenceSpan> spans, int32_t position);
 };
 
+// Rows of the spans as the products per head want them, each head an expert: head h has rows [offsets[h],
+// offsets[h + 1]), all of one count, and row i of it is row_ids[offsets[h] + i] = (row of the batch) * heads + h.
+struct HeadRows {
+  std::vector<int32_t> offsets;  // [heads + 1]
+  std::vector<int32_t> row_ids;  // [heads, rows of the spans]
+
+  void assign(std::span<const SequenceSpan> spans, int32_t heads);
+};
+
 class SparseAttention {
  public:
   SparseAttention(const ModelConfig& config, const Partition& partition, int32_t layer, WeightLoader& loader)
@@ -28,8 +37,7 @@ class SparseAttention {
     LightningIndexer::Workspace indexer;
     std::vector<SequenceSpan> block;  // rows that go through the kernels together
     std::vector<int32_t> positions;   // [block, index_topk]
-    std::vector<int32_t> offsets;  // [heads + 1] of the products per head: head h has rows [h * block, (h + 1) * block)
-    std::vector<int32_t> row_ids;  // [heads, block] -> row * heads + head
+    HeadRows head_rows;               // of the block
     std::vector<float> absorbed;   // [heads, block, kv_lora_rank]
     std::vector<float> latents;    // [heads, block, kv_lora_rank]
     std::vector<float> values;     // [heads, block, v]

@@ -1,6 +1,12 @@
 #include "server/address.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 
 namespace sluice {
 
@@ -13,6 +19,31 @@ Result<HostPort> parse_host_port(const char* option, const std::string& address)
   if (colon == std::string::npos || error != std::errc{} || stop != end || port > 65535)
     return invalid_argument("{}: expected HOST:PORT with a port in [0, 65535], found \"{}\"", option, address);
   return HostPort{address.substr(0, colon), static_cast<uint16_t>(port)};
+}
+
+Status check_listenable(const char* option, const std::string& address) {
+  SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port(option, address));
+  std::string host = wanted.host;
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  if (const int error =
+          getaddrinfo(host.empty() ? nullptr : host.c_str(), std::to_string(wanted.port).c_str(), &hints, &found))
+    return unavailable("{}: cannot listen on \"{}\": {}", option, address, gai_strerror(error));
+  const int socket = ::socket(found->ai_family, SOCK_STREAM, 0);
+  const int yes = 1;
+  setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));  // connections of a server that has just ended
+  const bool bound = bind(socket, found->ai_addr, found->ai_addrlen) == 0 && listen(socket, 1) == 0;
+  const int error = errno;
+  close(socket);
+  freeaddrinfo(found);
+  if (bound) return {};
+  const char* advice = error == EADDRINUSE      ? "; `ss -ltnp` names who has it"
+                       : error == EACCES        ? "; ports below 1024 are for root or CAP_NET_BIND_SERVICE"
+                       : error == EADDRNOTAVAIL ? "; expected an address of this machine, 0.0.0.0 or 127.0.0.1"
+                                                : "";
+  return unavailable("{}: cannot listen on \"{}\": {}{}", option, address, std::strerror(error), advice);
 }
 
 }  // namespace sluice

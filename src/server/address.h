@@ -17,4 +17,7 @@ struct HostPort {
 // asks.)
 Result<HostPort> parse_host_port(const char* option, const std::string& address);
 
+// Whether a server could listen there now: UNAVAILABLE says why not and what to do. Somebody else may still come first.
+Status check_listenable(const char* option, const std::string& address);
+
 }  // namespace sluice

@@ -36,14 +36,21 @@ void merge(GenerationDelta& to, GenerationDelta&& from) {
 }  // namespace
 
 AnswerStream::AnswerStream(RequestId id, Delivery delivery, OutboxLimits limits, RequestQueue& queue,
-                           const Clock& clock, AnswerReader& reader)
+                           const Clock& clock, AnswerReader& reader, std::shared_ptr<std::atomic<int64_t>> num_untaken)
     : id_(id),
       delivery_(delivery),
       limits_(limits),
       queue_(queue),
       clock_(clock),
       reader_(reader),
-      last_take_(clock.now()) {}
+      num_untaken_(std::move(num_untaken)),
+      last_take_(clock.now()) {
+  ++*num_untaken_;
+}
+
+AnswerStream::~AnswerStream() {
+  if (!end_taken_) --*num_untaken_;
+}
 
 bool AnswerStream::has_news() const {
   return delivery_ == Delivery::kWhole ? outbox_.end.has_value() : !outbox_.empty();
@@ -57,7 +64,7 @@ AnswerStream::Batch AnswerStream::take() {
     return {};
   }
   outbox_bytes_ = 0;
-  end_taken_ = outbox_.end.has_value();
+  if (outbox_.end && !std::exchange(end_taken_, true)) --*num_untaken_;
   return std::exchange(outbox_, {});
 }
 

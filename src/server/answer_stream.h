@@ -6,8 +6,10 @@
 //                     notify  ----on_ready----->         -> nothing: parked, on_ready() will call
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -41,8 +43,10 @@ class AnswerReader {
 
 class AnswerStream {
  public:
+  // `num_untaken` counts the streams whose end nobody has taken.
   AnswerStream(RequestId id, Delivery delivery, OutboxLimits limits, RequestQueue& queue, const Clock& clock,
-               AnswerReader& reader);
+               AnswerReader& reader, std::shared_ptr<std::atomic<int64_t>> num_untaken);
+  ~AnswerStream();
 
   // --- the reader's side
 
@@ -80,6 +84,7 @@ class AnswerStream {
   RequestQueue& queue_;
   const Clock& clock_;
   AnswerReader& reader_;
+  const std::shared_ptr<std::atomic<int64_t>> num_untaken_;
 
   std::mutex mutex_;
   Batch outbox_;

@@ -98,19 +98,20 @@ Result<std::vector<TokenGrant>> parse_token_file(std::string_view text, const st
   return grants;
 }
 
-Principal::Principal(TokenGrant grant, std::shared_ptr<ClientUsage> usage)
-    : grant_(std::move(grant)), usage_(std::move(usage)) {}
+Principal::Principal(TokenGrant grant, std::shared_ptr<ClientUsage> usage, std::shared_ptr<std::atomic<bool>> revoked)
+    : grant_(std::move(grant)), usage_(std::move(usage)), revoked_(std::move(revoked)) {}
 
 Status Principal::admit(GenerationTask* task) const {
+  if (*revoked_) return Status(StatusCode::kUnauthenticated, "authorization: the token was taken back");
   const int64_t tokens = std::ssize(task->request.prompt);
   {
     std::lock_guard lock(usage_->mutex);
-    if (grant_.max_concurrent > 0 && usage_->num_open >= grant_.max_concurrent)
-      return resource_exhausted("{}: {} answers are open, its limit is {}", grant_.name, usage_->num_open,
-                                grant_.max_concurrent);
-    if (grant_.max_prompt_tokens > 0 && usage_->prompt_tokens + tokens > grant_.max_prompt_tokens)
+    const int64_t max_open = usage_->max_concurrent, max_tokens = usage_->max_prompt_tokens;
+    if (max_open > 0 && usage_->num_open >= max_open)
+      return resource_exhausted("{}: {} answers are open, its limit is {}", grant_.name, usage_->num_open, max_open);
+    if (max_tokens > 0 && usage_->prompt_tokens + tokens > max_tokens)
       return resource_exhausted("{}: {} prompt tokens are open and {} more come, its limit is {}", grant_.name,
-                                usage_->prompt_tokens, tokens, grant_.max_prompt_tokens);
+                                usage_->prompt_tokens, tokens, max_tokens);
     ++usage_->num_open;
     usage_->prompt_tokens += tokens;
   }
@@ -119,11 +120,25 @@ Status Principal::admit(GenerationTask* task) const {
     --usage->num_open;
     usage->prompt_tokens -= tokens;
   });
+  task->client = grant_.name;
+  task->revoked = revoked_;
   Request& request = task->request;
   request.cache_salt = grant_.tenant + "\n" + request.cache_salt;
   const int64_t priority = int64_t{grant_.priority} + std::max(0, request.priority);
   request.priority = static_cast<int32_t>(std::min<int64_t>(priority, std::numeric_limits<int32_t>::max()));
   return {};
+}
+
+Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
+                                                AnswerReader& reader) {
+  if (principal) {
+    task.client_id = principal->scoped(task.client_id);
+    if (const Status refused = principal->admit(&task); !refused.ok()) {
+      frontend.metrics().rejected(refused);
+      return refused;
+    }
+  }
+  return frontend.submit(std::move(task), reader);
 }
 
 Result<std::unique_ptr<Authenticator>> Authenticator::load(const std::string& file) {
@@ -139,12 +154,22 @@ Status Authenticator::reload() {
   SLUICE_ASSIGN_OR_RETURN(std::vector<TokenGrant> grants, parse_token_file(text, file_));
   auto principals = std::make_shared<Principals>();
   std::lock_guard lock(mutex_);
+  std::map<Sha256, std::shared_ptr<std::atomic<bool>>> gone;
+  for (const auto& principal : *principals_) gone.emplace(principal->grant().digest, principal->revoked());
   for (TokenGrant& grant : grants) {
     std::shared_ptr<ClientUsage>& usage = usages_[grant.name];
     if (!usage) usage = std::make_shared<ClientUsage>();
-    principals->push_back(std::make_shared<Principal>(std::move(grant), usage));
+    {
+      std::lock_guard usage_lock(usage->mutex);
+      usage->max_concurrent = grant.max_concurrent;
+      usage->max_prompt_tokens = grant.max_prompt_tokens;
+    }
+    auto known = gone.extract(grant.digest);
+    auto revoked = known ? std::move(known.mapped()) : std::make_shared<std::atomic<bool>>(false);
+    principals->push_back(std::make_shared<Principal>(std::move(grant), usage, std::move(revoked)));
   }
   principals_ = std::move(principals);
+  for (const auto& [digest, revoked] : gone) *revoked = true;
   return {};
 }
 

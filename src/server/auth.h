@@ -6,6 +6,7 @@
 // dictionary to try. Passwords do not belong here.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "sluice/status.h"
 
 #include "server/digest.h"
+#include "server/frontend.h"
 #include "server/generation.h"
 
 namespace sluice {
@@ -36,21 +38,27 @@ struct TokenGrant {
 // allowed. INVALID_ARGUMENT names `file` and key, FAILED_PRECONDITION an unknown key.
 Result<std::vector<TokenGrant>> parse_token_file(std::string_view json, const std::string& file);
 
-// What a client's open answers hold; lives on through reloads.
+// What a client's open answers hold, beside what they may; lives on through reloads, which change the limits also for
+// calls that are open.
 struct ClientUsage {
   std::mutex mutex;
   int64_t num_open = 0;
   int64_t prompt_tokens = 0;
+  int64_t max_concurrent = 0;     // as in the TokenGrant
+  int64_t max_prompt_tokens = 0;  // the same
 };
 
 // A client that has proved who it is.
 class Principal {
  public:
-  Principal(TokenGrant grant, std::shared_ptr<ClientUsage> usage);
+  // `revoked` becomes true when a reload no longer finds the token; it is one for all principals of one token.
+  Principal(TokenGrant grant, std::shared_ptr<ClientUsage> usage, std::shared_ptr<std::atomic<bool>> revoked);
 
   const TokenGrant& grant() const { return grant_; }
-  // Puts the tenant's salt, the client's priority and the lease that counts it into the task. RESOURCE_EXHAUSTED when
-  // the client is at one of its limits.
+  const std::shared_ptr<std::atomic<bool>>& revoked() const { return revoked_; }
+  // Puts the client's name, the tenant's salt, the client's priority and the lease that counts it into the task.
+  // RESOURCE_EXHAUSTED when the client is at one of its limits, UNAUTHENTICATED when its token was taken back while the
+  // call was open.
   Status admit(GenerationTask* task) const;
   // The client's name for a request, kept apart from the same name of other tenants.
   std::string scoped(const std::string& client_id) const { return grant_.tenant + "\n" + client_id; }
@@ -58,12 +66,19 @@ class Principal {
  private:
   const TokenGrant grant_;
   const std::shared_ptr<ClientUsage> usage_;
+  const std::shared_ptr<std::atomic<bool>> revoked_;
 };
+
+// Frontend::submit() in the client's name: its scope, its limits. RESOURCE_EXHAUSTED when the queue is full or the
+// client at a limit of its own. `principal` may be null: nobody is asked who he is.
+Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
+                                                AnswerReader& reader);
 
 class Authenticator {
  public:
   static Result<std::unique_ptr<Authenticator>> load(const std::string& file);
-  // Reads the file again; if it is bad, the tokens of before stay. Answers that are open go on.
+  // Reads the file again; if it is bad, the tokens of before stay. Open answers of tokens that are gone are then marked
+  // as revoked; Frontend::end_revoked() ends them.
   Status reload();
 
   // `authorization` as the client sent it, empty if it sent none. UNAUTHENTICATED unless it is "Bearer " and a token of

@@ -12,6 +12,7 @@ namespace {
 constexpr const char* kAuthorizationKey = "authorization";
 constexpr const char* kRequestIdKey = "x-request-id";
 constexpr const char* kCorrelationIdKey = "x-correlation-id";
+constexpr const char* kTraceParentKey = "traceparent";
 // The key that gRPC's own retry policy reads; milliseconds.
 constexpr const char* kRetryKey = "grpc-retry-pushback-ms";
 
@@ -50,23 +51,15 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
     SLUICE_RETURN_IF_ERROR(check_request_id(kRequestIdKey, task->client_id));
   }
   if (task->client_id.empty()) task->client_id = fmt::format("{:016x}", numbers_.next());
+  task->trace = parse_trace_parent(metadata(*call.context, kTraceParentKey));
   task->request.deadline = std::min(task->request.deadline, deadline_of(*call.context, services_.clock));
   return {};
 }
 
 Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, GenerationTask task,
                                                    AnswerReader& reader) {
-  const auto begin = [&]() -> Result<std::shared_ptr<AnswerStream>> {
-    if (call.principal) {
-      task.client_id = call.principal->scoped(task.client_id);
-      if (Status refused = call.principal->admit(&task); !refused.ok()) {
-        services_.frontend.metrics().rejected(refused);
-        return refused;
-      }
-    }
-    return services_.frontend.submit(std::move(task), reader);
-  };
-  Result<std::shared_ptr<AnswerStream>> stream = begin();
+  Result<std::shared_ptr<AnswerStream>> stream =
+      submit_as(call.principal.get(), services_.frontend, std::move(task), reader);
   if (stream.status().code() == StatusCode::kResourceExhausted)
     call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", numbers_.next_retry_ms()));
   return stream;

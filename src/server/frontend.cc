@@ -14,6 +14,8 @@ namespace {
 // reader keeps up, because then nobody ticks.
 constexpr auto kReaderTick = std::chrono::milliseconds(50);
 
+constexpr const char* kRevoked = "authorization: the token was taken back";
+
 // Every reason but a regular end has a status, even if the loop gave none.
 Status status_of(const TokenEvent& event) {
   if (!event.error.ok()) return event.error;
@@ -53,18 +55,27 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   task.request.arrival = clock_.now();
 
   auto answer = std::make_shared<OpenAnswer>();
-  answer->stream = std::make_shared<AnswerStream>(id, task.delivery, limits_, queue_, clock_, reader);
+  answer->stream = std::make_shared<AnswerStream>(id, task.delivery, limits_, queue_, clock_, reader, num_untaken_);
   answer->client_id = task.client_id;
+  answer->client = task.client;
+  answer->revoked = task.revoked;
+  answer->trace = task.trace;
   answer->arrival = task.request.arrival;
   answer->lease = std::move(task.lease);
   answer->num_open_choices = task.request.num_choices;
   answer->last_token.assign(static_cast<size_t>(task.request.num_choices), kNever);
   for (int32_t choice = 0; choice < task.request.num_choices; ++choice) answer->choices.emplace_back(task, tokenizer_);
   std::shared_ptr<AnswerStream> stream = answer->stream;
+  const auto revoked = task.revoked;
   {
     std::lock_guard lock(table_mutex_);
     open_.emplace(id, std::move(answer));
     if (!task.client_id.empty()) by_client_id_.emplace(task.client_id, id);
+  }
+  // Either this sees the flag, or end_revoked() sees the answer in the table.
+  if (revoked && *revoked) {
+    forget(id);
+    return Status(StatusCode::kUnauthenticated, kRevoked);
   }
   // The first event may come before submit() returns, so the table knows the answer already.
   if (Status status = queue_.submit(std::move(task.request)); !status.ok()) {
@@ -87,21 +98,64 @@ int32_t Frontend::abort(const std::string& client_id) {
 }
 
 void Frontend::fail_all(const Status& status) {
-  std::unordered_map<RequestId, Open> answers;
+  std::vector<std::pair<RequestId, Open>> answers;
   {
     std::lock_guard lock(table_mutex_);
-    answers.swap(open_);
+    answers.assign(open_.begin(), open_.end());
+    open_.clear();
     by_client_id_.clear();
   }
+  cut(answers, status);
+}
+
+int64_t Frontend::end_revoked() {
+  std::vector<std::pair<RequestId, Open>> answers;
+  {
+    std::lock_guard lock(table_mutex_);
+    for (const auto& [id, answer] : open_)
+      if (answer->revoked && *answer->revoked) answers.emplace_back(id, answer);
+    for (const auto& [id, answer] : answers) {
+      forget_name(answer->client_id, id);
+      open_.erase(id);
+    }
+  }
+  cut(answers, {StatusCode::kUnauthenticated, kRevoked});
+  return std::ssize(answers);
+}
+
+void Frontend::cut(const std::vector<std::pair<RequestId, Open>>& answers, const Status& status) {
   for (const auto& [id, answer] : answers) {
     queue_.cancel(id);
     answer->lease.reset();
     GenerationEnd end;
     end.status = status;
     end.total_time = clock_.now() - answer->arrival;
+    observe(*answer, end, FinishReason::kNone);
     answer->stream->close(std::move(end));
     answer->stream->notify();
   }
+}
+
+// A client's name for its request stands behind its tenant's (auth.h).
+std::string Frontend::own_name(const OpenAnswer& answer) {
+  const size_t scope = answer.client_id.find('\n');
+  return answer.client_id.substr(scope == std::string::npos ? 0 : scope + 1);
+}
+
+// For the log. An answer that has ended while its reader sleeps is known by our number alone.
+std::string Frontend::name_of(RequestId id) const {
+  const Open answer = find(id);
+  return answer ? own_name(*answer) : fmt::format("number {}", value(id));
+}
+
+void Frontend::observe(const OpenAnswer& answer, const GenerationEnd& end, FinishReason finish) const {
+  if (!observer_) return;
+  observer_({.request_id = own_name(answer),
+             .client = answer.client,
+             .trace = answer.trace,
+             .end = end,
+             .finish = finish,
+             .ended_at = std::chrono::system_clock::now()});
 }
 
 int64_t Frontend::num_open() const {
@@ -163,7 +217,8 @@ void Frontend::deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touc
   const bool has_news = !delta.token_ids.empty() || !delta.prompt_logprobs.empty() || choice.finished();
   if (has_news) answer->stream->push(std::move(delta));
   if (choice.finished()) close_choice(*answer, choice, event);
-  if (answer->num_open_choices == 0) close(*answer, event.request);
+  if (answer->num_open_choices == 0)
+    close(*answer, event.request, choice.stopped_by_string() ? FinishReason::kStop : event.finish);
   if (has_news && (touched.empty() || touched.back() != answer)) touched.push_back(answer);
 }
 
@@ -198,7 +253,7 @@ void Frontend::close_choice(OpenAnswer& answer, const ChoiceText& choice, const 
   --answer.num_open_choices;
 }
 
-void Frontend::close(OpenAnswer& answer, RequestId id) {
+void Frontend::close(OpenAnswer& answer, RequestId id, FinishReason finish) {
   GenerationEnd end;
   end.status = answer.status;
   end.usage = answer.usage;
@@ -206,7 +261,7 @@ void Frontend::close(OpenAnswer& answer, RequestId id) {
   if (answer.num_gaps > 0) end.time_per_token = answer.decode_time / answer.num_gaps;
   metrics_.ended(end, answer.longest_choice);
   // In this order: who has seen the end finds the answer no longer open.
-  forget(id);
+  if (forget(id)) observe(answer, end, finish);
   answer.stream->close(std::move(end));
 }
 
@@ -217,7 +272,7 @@ void Frontend::check_readers() {
         return false;
       case AnswerStream::Reading::kDropped:
         log_warn("request {}: its reader is dropped; it left {} bytes or the end untaken for {:.1f} s, or {} bytes",
-                 value(stream->id()), limits_.full_bytes, seconds(limits_.patience), limits_.max_bytes);
+                 name_of(stream->id()), limits_.full_bytes, seconds(limits_.patience), limits_.max_bytes);
         stream->cancel();
         return true;
       case AnswerStream::Reading::kKeepsUp:
@@ -234,18 +289,20 @@ Frontend::Open Frontend::find(RequestId id) const {
   return place == open_.end() ? nullptr : place->second;
 }
 
-void Frontend::forget(RequestId id) {
+bool Frontend::forget(RequestId id) {
   std::lock_guard lock(table_mutex_);
   const auto place = open_.find(id);
-  if (place == open_.end()) return;
-  const auto [begin, end] = by_client_id_.equal_range(place->second->client_id);
-  for (auto other = begin; other != end; ++other) {
-    if (other->second != id) continue;
-    by_client_id_.erase(other);
-    break;
-  }
+  if (place == open_.end()) return false;
+  forget_name(place->second->client_id, id);
   place->second->lease.reset();
   open_.erase(place);
+  return true;
+}
+
+void Frontend::forget_name(const std::string& client_id, RequestId id) {
+  const auto [begin, end] = by_client_id_.equal_range(client_id);
+  const auto place = std::find_if(begin, end, [id](const auto& entry) { return entry.second == id; });
+  if (place != end) by_client_id_.erase(place);
 }
 
 }  // namespace sluice

@@ -6,6 +6,7 @@
 //                                  ^--------------- Finish (stop string), Cancel (slow reader) --+
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include <string>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "sluice/clock.h"
@@ -20,6 +22,7 @@
 #include "sluice/status.h"
 
 #include "base/request_queue.h"
+#include "server/answer_record.h"
 #include "server/answer_stream.h"
 #include "server/choice_text.h"
 #include "server/generation.h"
@@ -38,8 +41,12 @@ class Frontend final : public TokenSink {
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
 
+  // Hears of every answer's end. Before the first submit().
+  void set_observer(AnswerObserver observer) { observer_ = std::move(observer); }
+
   // Hands the task over. `reader` must live until it has taken the end; it is not called before its first take().
-  // RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when it is closed: then the reader is never called.
+  // RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when it is closed, UNAUTHENTICATED when the client's token
+  // was taken back meanwhile: then the reader is never called.
   Result<std::shared_ptr<AnswerStream>> submit(GenerationTask task, AnswerReader& reader);
 
   // Cancels all open answers with this client id; how many there were.
@@ -48,7 +55,12 @@ class Frontend final : public TokenSink {
   // Ends everything open with `status` at once, whatever the loop thread does: the last step of a shutdown.
   void fail_all(const Status& status);
 
+  // Ends the open answers of clients whose tokens were taken back; how many there were.
+  int64_t end_revoked();
+
   int64_t num_open() const;
+  // Answers whose reader has not taken the end yet: those that are open, and those whose last words wait for a reader.
+  int64_t num_untaken() const { return *num_untaken_; }
 
   // What was seen of requests; the protocols count whom they refuse before submit().
   RequestMetrics& metrics() { return metrics_; }
@@ -60,6 +72,9 @@ class Frontend final : public TokenSink {
   struct OpenAnswer {
     std::shared_ptr<AnswerStream> stream;
     std::string client_id;
+    std::string client;
+    std::shared_ptr<const std::atomic<bool>> revoked;
+    std::optional<TraceParent> trace;
     TimePoint arrival;
     std::shared_ptr<void> lease;  // whoever takes the answer out of the table lets it go
     // The rest belongs to the detokeniser thread.
@@ -79,16 +94,24 @@ class Frontend final : public TokenSink {
   void deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touched);
   void observe_token(OpenAnswer& answer, int32_t choice, TimePoint now);
   static void close_choice(OpenAnswer& answer, const ChoiceText& choice, const TokenEvent& event);
-  void close(OpenAnswer& answer, RequestId id);
+  void close(OpenAnswer& answer, RequestId id, FinishReason finish);
+  // The last word of answers that were taken out of the table.
+  void cut(const std::vector<std::pair<RequestId, Open>>& answers, const Status& status);
+  void observe(const OpenAnswer& answer, const GenerationEnd& end, FinishReason finish) const;
+  static std::string own_name(const OpenAnswer& answer);
+  std::string name_of(RequestId id) const;
   void check_readers();
   Open find(RequestId id) const;
-  void forget(RequestId id);
+  bool forget(RequestId id);                                     // whether it was open
+  void forget_name(const std::string& client_id, RequestId id);  // table_mutex_ is held
 
   RequestQueue& queue_;
   const Tokenizer* tokenizer_;
   const Clock& clock_;
   const OutboxLimits limits_;
   RequestMetrics metrics_;
+  AnswerObserver observer_;
+  const std::shared_ptr<std::atomic<int64_t>> num_untaken_ = std::make_shared<std::atomic<int64_t>>(0);
 
   mutable std::mutex table_mutex_;
   std::unordered_map<RequestId, Open> open_;

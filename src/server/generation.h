@@ -2,6 +2,7 @@
 // (native gRPC today; others later) validates its own request into a GenerationTask and renders GenerationDeltas.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -10,6 +11,8 @@
 
 #include "sluice/request.h"
 #include "sluice/status.h"
+
+#include "server/trace_parent.h"
 
 namespace sluice {
 
@@ -25,6 +28,9 @@ struct GenerationTask {
   bool strip_leading_space = false;       // the first space belongs to the prompt's layout, not to the answer
   Delivery delivery = Delivery::kStream;
   std::shared_ptr<void> lease;  // let go when the answer has ended: what counts the client's open answers; may be empty
+  std::string client;           // whose token it is; empty: nobody was asked
+  std::shared_ptr<const std::atomic<bool>> revoked;  // becomes true when that token is taken back; may be empty
+  std::optional<TraceParent> trace;                  // that the request belongs to
 };
 
 struct PositionLogprobs {

@@ -5,6 +5,8 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 
 #include <chrono>
 #include <mutex>
@@ -19,6 +21,7 @@
 #include "server/fmaas_service.h"
 #include "server/inference_service.h"
 #include "server/kserve_service.h"
+#include "server/memory_file.h"
 #include "server/vllm_service.h"
 
 namespace sluice {
@@ -28,6 +31,10 @@ namespace {
 // A peer that answers no ping for this long is gone, and its answers are cancelled. Clients may ping as often as they
 // like, with or without calls.
 constexpr int kKeepaliveMs = 60'000, kKeepaliveTimeoutMs = 20'000;
+// How often gRPC looks at the certificates; its shortest.
+constexpr unsigned kWatchSeconds = 1;
+// For the last bytes of answers to reach their readers at shutdown.
+constexpr auto kFlushTime = std::chrono::seconds(1);
 
 void log_grpc(gpr_log_func_args* line) {
   if (line->severity == GPR_LOG_SEVERITY_ERROR) {
@@ -57,9 +64,22 @@ void set_up_libraries() {
 
 }  // namespace
 
+// Certificates as gRPC's own watcher wants them: by file name. What it sees has been checked and changes in one step,
+// unlike the operator's files, of which the certificate may be new and the key old for a moment.
+struct WatchedCertificates {
+  Status load(const TlsFiles& files) {
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(files));
+    // One file for both: a reader finds the parts by their PEM headers.
+    SLUICE_RETURN_IF_ERROR(key_and_cert.replace(material.key + "\n" + material.cert));
+    return files.client_ca.empty() ? Status() : client_ca.replace(material.client_ca);
+  }
+
+  MemoryFile key_and_cert, client_ca;
+};
+
 struct GrpcServer::Impl {
   Impl(const Services& deps, const GrpcServerOptions& options)
-      : frontend(deps.frontend), door(deps, options.authenticator) {
+      : frontend(deps.frontend), tls_files(options.tls), door(deps, options.authenticator) {
     services.push_back(std::make_unique<InferenceService>(door, options.max_message_bytes));
     services.push_back(std::make_unique<KServeService>(door));
     services.push_back(std::make_unique<VllmService>(door));
@@ -73,7 +93,11 @@ struct GrpcServer::Impl {
     health->SetServingStatus("", serving);
   }
 
+  Result<std::shared_ptr<grpc::ServerCredentials>> credentials();
+
   Frontend& frontend;
+  const TlsFiles tls_files;
+  WatchedCertificates certificates;
   Door door;
   std::vector<std::unique_ptr<RpcService>> services;
   std::unique_ptr<grpc::Server> server;
@@ -83,26 +107,26 @@ struct GrpcServer::Impl {
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-namespace {
-
-Result<std::shared_ptr<grpc::ServerCredentials>> credentials_of(const TlsFiles& files) {
-  if (files.empty()) return grpc::InsecureServerCredentials();
-  SLUICE_ASSIGN_OR_RETURN(TlsMaterial material, load_tls(files));
-  grpc::SslServerCredentialsOptions options(material.client_ca.empty()
-                                                ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                                : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  options.pem_root_certs = std::move(material.client_ca);
-  options.pem_key_cert_pairs.push_back({std::move(material.key), std::move(material.cert)});
-  return grpc::SslServerCredentials(options);
+Result<std::shared_ptr<grpc::ServerCredentials>> GrpcServer::Impl::credentials() {
+  if (tls_files.empty()) return grpc::InsecureServerCredentials();
+  SLUICE_RETURN_IF_ERROR(certificates.load(tls_files));
+  namespace tls = grpc::experimental;
+  const std::string pair = certificates.key_and_cert.path();
+  tls::TlsServerCredentialsOptions options(
+      std::make_shared<tls::FileWatcherCertificateProvider>(pair, pair, certificates.client_ca.path(), kWatchSeconds));
+  options.watch_identity_key_cert_pairs();
+  if (!tls_files.client_ca.empty()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return tls::TlsServerCredentials(options);
 }
-
-}  // namespace
 
 Result<std::unique_ptr<GrpcServer>> GrpcServer::start(const GrpcServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("grpc", options.address));
-  SLUICE_ASSIGN_OR_RETURN(const auto credentials, credentials_of(options.tls));
   set_up_libraries();
   auto impl = std::make_unique<Impl>(services, options);
+  SLUICE_ASSIGN_OR_RETURN(const auto credentials, impl->credentials());
   grpc::ServerBuilder builder;
   builder.AddListeningPort(options.address, credentials, &impl->port);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
@@ -132,16 +156,22 @@ const std::string& GrpcServer::address() const { return impl_->address; }
 
 void GrpcServer::set_ready(bool ready) { impl_->set_serving(ready); }
 
+Status GrpcServer::reload_tls() {
+  return impl_->tls_files.empty() ? Status() : impl_->certificates.load(impl_->tls_files);
+}
+
 bool GrpcServer::shutdown(Duration grace) {
   if (!impl_->server) return true;
   impl_->set_serving(false);
   const auto end = std::chrono::steady_clock::now() + grace;
-  while (impl_->frontend.num_open() > 0 && std::chrono::steady_clock::now() < end)
+  // An answer is not over when its last token is there: its reader must have taken the end.
+  while ((impl_->frontend.num_open() > 0 || impl_->frontend.num_untaken() > 0) &&
+         std::chrono::steady_clock::now() < end)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   const bool complete = impl_->frontend.num_open() == 0;
   impl_->frontend.fail_all(unavailable("the server is shutting down"));
-  // Every answer has its end now. A second for it to reach its reader; who does not read is cut off.
-  impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  // Every answer has its end now; what was just written needs a moment to leave. Who does not read is cut off.
+  impl_->server->Shutdown(std::chrono::system_clock::now() + kFlushTime);
   impl_->server.reset();
   return complete;
 }

@@ -41,8 +41,13 @@ class GrpcServer {
   // Health of "" and of every service, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
 
-  // Drains: nothing new is begun, open answers have `grace` to end, what is left then ends with UNAVAILABLE, and the
-  // port closes. True if nothing had to be cut off. Returns after all calls are gone, whatever the loop thread does.
+  // Reads the files of GrpcServerOptions::tls again: connections made a second later see the new certificates, those
+  // that are open go on. If anything about them is wrong, says what, and the old ones stay. Nothing to do without TLS.
+  Status reload_tls();
+
+  // Drains: nothing new is begun, open answers have `grace` to end and to reach their readers, what is left then ends
+  // with UNAVAILABLE, and the port closes. True if nothing had to be cut off. Returns after all calls are gone,
+  // whatever the loop thread does.
   bool shutdown(Duration grace);
 
  private:

@@ -5,6 +5,8 @@
 
 #include "server/chat_page.h"
 #include "server/metrics_text.h"
+#include "server/tls.h"
+#include "tokenizer/utf8.h"
 
 namespace sluice {
 
@@ -22,6 +24,17 @@ HttpResponse json_response(const json& body) {
 
 HttpResponse text_response(int status, std::string text) {
   return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(text)};
+}
+
+std::string_view path_of(const HttpRequest& request) {
+  return std::string_view(request.target).substr(0, request.target.find('?'));
+}
+
+// "localhost" stands for "localhost:80".
+std::string with_port(const std::string& host) {
+  const size_t colon = host.rfind(':');
+  const bool has_port = colon != std::string::npos && host.find(']', colon) == std::string::npos;
+  return has_port ? host : host + ":80";
 }
 
 HttpResponse not_allowed(const char* allowed) {
@@ -43,6 +56,10 @@ const char* reason_phrase(int status) {
       return "OK";
     case 400:
       return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -105,10 +122,49 @@ std::string stream_chunk(std::string_view text, bool chunked) {
   return fmt::format("{:x}\r\n{}\r\n", text.size(), text);
 }
 
-HttpApi::HttpApi(Services services) : services_(std::move(services)), created_(seconds_since_1970()) {}
+HttpApi::HttpApi(Services services, HttpGuard guard)
+    : services_(std::move(services)), guard_(guard), created_(seconds_since_1970()) {}
+
+std::optional<HttpResponse> HttpApi::enter(HttpRequest* request) const {
+  if (const Status status = check_site(*request); !status.ok()) return error_response(status);
+  if (!guard_.authenticator) return std::nullopt;
+  const std::string_view path = path_of(*request);
+  if (path == "/" || path == "/health" || path == "/ready") return std::nullopt;
+  auto principal = guard_.authenticator->authenticate(request->authorization);
+  if (principal.ok()) {
+    request->principal = std::move(*principal);
+    return std::nullopt;
+  }
+  HttpResponse response = error_response(principal.status());
+  response.extra_headers = "WWW-Authenticate: Bearer\r\n";
+  return response;
+}
+
+Status HttpApi::check_site(const HttpRequest& request) const {
+  const auto refuse = [](const char* header, const std::string& value) {
+    return Status(
+        StatusCode::kPermissionDenied,
+        fmt::format("{}: \"{}\" is not ours; if a proxy of yours sends it, ask for tokens (auth.tokens) or say "
+                    "--insecure",
+                    header, value.substr(0, valid_utf8_prefix(value.substr(0, 200)))));
+  };
+  // A client that names no host is no browser.
+  if (guard_.local_names_only && !request.host.empty() && !is_loopback(with_port(request.host)))
+    return refuse("host", request.host);
+  if (!guard_.own_pages_only || request.origin.empty()) return {};
+  const size_t scheme = request.origin.find("://");
+  if (scheme == std::string::npos || request.origin.substr(scheme + 3) != request.host)
+    return refuse("origin", request.origin);
+  return {};
+}
+
+Result<std::shared_ptr<AnswerStream>> HttpApi::submit(const HttpRequest& request, GenerationTask task,
+                                                      AnswerReader& reader) {
+  return submit_as(request.principal.get(), services_.frontend, std::move(task), reader);
+}
 
 std::variant<HttpResponse, HttpGeneration> HttpApi::handle(const HttpRequest& request) {
-  const std::string_view path = std::string_view(request.target).substr(0, request.target.find('?'));
+  const std::string_view path = path_of(request);
   const bool gets = request.method == "GET" || request.method == "HEAD";
   if (path == "/v1/completions" || path == "/v1/chat/completions")
     return request.method == "POST" ? generate(request, path == "/v1/chat/completions") : not_allowed("POST");
@@ -206,6 +262,7 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
   generation.stream = checked->stream;
   generation.task = std::move(checked->checked.task);
   generation.task.client_id = std::move(id);
+  generation.task.trace = parse_trace_parent(request.trace_parent);
   generation.task.delivery = checked->stream ? Delivery::kStream : Delivery::kWhole;
   return generation;
 }

@@ -1,5 +1,5 @@
-// What the HTTP front door answers, without sockets: routes, bodies, status lines. Owns the readiness flag; the
-// connections are http_server.cc's, which calls in from its threads.
+// What the HTTP front door answers, without sockets: who may enter, routes, bodies, status lines. Owns the readiness
+// flag; the connections are http_server.cc's, which calls in from its threads.
 #pragma once
 
 #include <atomic>
@@ -10,6 +10,7 @@
 #include <string_view>
 #include <variant>
 
+#include "server/auth.h"
 #include "server/fresh_numbers.h"
 #include "server/openai_answer.h"
 #include "server/services.h"
@@ -19,10 +20,23 @@ namespace sluice {
 struct HttpRequest {
   std::string method;  // "GET"
   std::string target;  // "/v1/models?x=y"
-  std::string body;
-  std::string request_id;  // header x-request-id, or empty
+  // Headers, empty where there are none.
+  std::string authorization, host, origin;
+  std::string request_id;    // x-request-id
+  std::string trace_parent;  // traceparent
   bool http10 = false;
   bool keep_alive = true;
+  std::string body;
+  std::shared_ptr<const Principal> principal{};  // enter() fills it; null: nobody is asked who he is
+};
+
+// Whom the door lets in.
+struct HttpGuard {
+  // Asked for everything but /health, /ready and the page, which tell nothing of a client's; null lets everybody in.
+  const Authenticator* authenticator = nullptr;
+  // A browser carries requests of any site it shows to us, and where we ask for no token it needs no secret of ours.
+  bool own_pages_only = false;    // `Origin`, where a request has one, is our own
+  bool local_names_only = false;  // `Host` names this machine, and no site's name that points here (DNS rebinding)
 };
 
 // A whole answer as it goes over the wire.
@@ -42,18 +56,24 @@ struct HttpGeneration {
 
 class HttpApi {
  public:
-  explicit HttpApi(Services services);
+  explicit HttpApi(Services services, HttpGuard guard = {});
 
   // While not ready, /ready says so and answers are refused with 503. Any thread.
   void set_ready(bool ready) { ready_ = ready; }
 
+  // The first thing that happens to a request, before its body is read: 401 without a token that is known, 403 for a
+  // page of another site.
+  std::optional<HttpResponse> enter(HttpRequest* request) const;
   std::variant<HttpResponse, HttpGeneration> handle(const HttpRequest& request);
+  // Frontend::submit() in the client's name.
+  Result<std::shared_ptr<AnswerStream>> submit(const HttpRequest& request, GenerationTask task, AnswerReader& reader);
   // The refusal of a generation, with a hint when to come back where that helps.
   HttpResponse refuse(const Status& status);
 
   Frontend& frontend() const { return services_.frontend; }
 
  private:
+  Status check_site(const HttpRequest& request) const;
   HttpResponse get(std::string_view path);
   HttpResponse models(std::string_view path) const;
   HttpResponse tokenize(const std::string& body) const;
@@ -61,6 +81,7 @@ class HttpApi {
   std::variant<HttpResponse, HttpGeneration> generate(const HttpRequest& request, bool chat);
 
   const Services services_;
+  const HttpGuard guard_;
   const int64_t created_;  // of the model for clients: when we started
   std::atomic<bool> ready_{false};
   FreshNumbers numbers_;

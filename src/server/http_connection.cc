@@ -16,6 +16,7 @@ namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using Seconds = std::chrono::seconds;
 
+constexpr Seconds kHandshakeTimeout{10};
 // How long a client may think between two requests, the next one's head included; just above the 60 s after which
 // common proxies drop idle connections themselves, so that it is they who close first.
 constexpr Seconds kHeadTimeout{75};
@@ -36,34 +37,40 @@ constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
 }  // namespace
 
-HttpConnection::HttpConnection(Socket socket, HttpApi& api, int64_t max_body_bytes,
+HttpConnection::HttpConnection(Socket socket, boost::asio::ssl::context* tls, HttpApi& api, int64_t max_body_bytes,
                                std::function<void(HttpConnection*)> gone)
-    : socket_(std::move(socket)),
+    : stream_(std::move(socket), tls),
       api_(api),
       max_body_bytes_(static_cast<uint64_t>(max_body_bytes)),
       gone_(std::move(gone)),
-      timer_(socket_.get_executor()) {}
+      timer_(stream_.get_executor()) {}
 
 HttpConnection::~HttpConnection() { gone_(this); }
 
 void HttpConnection::start() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+  asio::post(stream_.get_executor(), [self = shared_from_this()] {
     Error ignored;
-    self->socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
-    self->read_request();
+    self->stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    self->arm(kHandshakeTimeout);
+    self->stream_.async_handshake([self](Error error) {
+      if (self->phase_ != Phase::kReading) return;
+      if (!error) return self->read_request();
+      log_debug("http: no TLS handshake: {}", error.message());
+      self->close();
+    });
   });
 }
 
 void HttpConnection::finish() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+  asio::post(stream_.get_executor(), [self = shared_from_this()] {
     self->last_request_ = true;
     if (self->phase_ == Phase::kReading) self->close();
   });
 }
 
 void HttpConnection::abort() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    if (self->stream_) self->lose_client();
+  asio::post(stream_.get_executor(), [self = shared_from_this()] {
+    if (self->outbox_) self->lose_client();
     self->close();
   });
 }
@@ -76,39 +83,53 @@ void HttpConnection::read_request() {
   parser_->header_limit(kMaxHeadBytes);
   parser_->body_limit(max_body_bytes_);
   arm(kHeadTimeout);
-  http::async_read_header(socket_, buffer_, *parser_,
+  http::async_read_header(stream_, buffer_, *parser_,
                           [self = shared_from_this()](Error error, size_t) { self->on_head(error); });
 }
 
 void HttpConnection::on_head(Error error) {
   if (phase_ != Phase::kReading) return;
   if (error) return answer_bad_request(error);
+  take_head();
+  if (const std::optional<HttpResponse> refusal = api_.enter(&request_)) {
+    if (!parser_->is_done()) last_request_ = true;  // its body is not read
+    parser_.reset();
+    phase_ = Phase::kAnswering;
+    return write(to_wire(*refusal, request_, !last_request_));
+  }
   arm(kBodyTimeout);
   const auto expects = parser_->get()[http::field::expect];
   if (parser_->is_done() || !boost::beast::iequals(expects, "100-continue")) return read_body();
-  asio::async_write(socket_, asio::buffer(kContinue), [self = shared_from_this()](Error failed, size_t) {
+  asio::async_write(stream_, asio::buffer(kContinue), [self = shared_from_this()](Error failed, size_t) {
     if (failed) return self->close();
     self->read_body();
   });
 }
 
+void HttpConnection::take_head() {
+  const auto& head = parser_->get();
+  request_ = {.method = std::string(head.method_string()),
+              .target = std::string(head.target()),
+              .authorization = std::string(head[http::field::authorization]),
+              .host = std::string(head[http::field::host]),
+              .origin = std::string(head[http::field::origin]),
+              .request_id = std::string(head["x-request-id"]),
+              .trace_parent = std::string(head["traceparent"]),
+              .http10 = head.version() == 10,
+              .keep_alive = head.keep_alive()};
+  if (!request_.keep_alive) last_request_ = true;
+}
+
 void HttpConnection::read_body() {
-  http::async_read(socket_, buffer_, *parser_,
+  http::async_read(stream_, buffer_, *parser_,
                    [self = shared_from_this()](Error error, size_t) { self->on_request(error); });
 }
 
 void HttpConnection::on_request(Error error) {
   if (phase_ != Phase::kReading) return;
   if (error) return answer_bad_request(error);
-  http::request<http::string_body> message = parser_->release();
+  request_.body = std::move(parser_->get().body());
   parser_.reset();
-  request_ = {.method = std::string(message.method_string()),
-              .target = std::string(message.target()),
-              .body = std::move(message.body()),
-              .request_id = std::string(message["x-request-id"]),
-              .http10 = message.version() == 10,
-              .keep_alive = message.keep_alive()};
-  if (!request_.keep_alive) last_request_ = true;
   phase_ = Phase::kAnswering;
   handle();
 }
@@ -137,7 +158,7 @@ void HttpConnection::answer_bad_request(Error error) {
 void HttpConnection::read_on() {
   if (reading_on_ || buffer_.size() >= kMaxReadOnBytes) return;
   reading_on_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadOnBytes), [self = shared_from_this()](Error error, size_t num_bytes) {
+  stream_.async_read_some(buffer_.prepare(kReadOnBytes), [self = shared_from_this()](Error error, size_t num_bytes) {
     self->on_read_on(error, num_bytes);
   });
 }
@@ -157,8 +178,7 @@ void HttpConnection::on_read_on(Error error, size_t num_bytes) {
       buffer_.commit(num_bytes);
       return read_on();
     case Phase::kLingering:
-      lingered_bytes_ += num_bytes;
-      return lingered_bytes_ > kLingerBytes ? close() : read_on();
+      return said_end_ ? drop_rest() : void();
     case Phase::kClosed:
       return;
   }
@@ -177,12 +197,12 @@ void HttpConnection::begin(HttpGeneration generation) {
   answer_ = std::move(generation.answer);
   streams_ = generation.stream;
   head_sent_ = ended_ = client_lost_ = false;
-  Result<std::shared_ptr<AnswerStream>> stream = api_.frontend().submit(std::move(generation.task), *this);
+  Result<std::shared_ptr<AnswerStream>> stream = api_.submit(request_, std::move(generation.task), *this);
   if (!stream.ok()) {
     answer_.reset();
     return write(to_wire(api_.refuse(stream.status()), request_, !last_request_));
   }
-  stream_ = std::move(*stream);
+  outbox_ = std::move(*stream);
   self_ = shared_from_this();
   ++timer_epoch_;  // the engine takes as long as it takes
   read_on();
@@ -190,14 +210,14 @@ void HttpConnection::begin(HttpGeneration generation) {
 }
 
 void HttpConnection::on_ready() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->pump(); });
+  asio::post(stream_.get_executor(), [self = shared_from_this()] { self->pump(); });
 }
 
 void HttpConnection::on_stalled() { abort(); }
 
 void HttpConnection::pump() {
   while (true) {
-    AnswerStream::Batch batch = stream_->take();
+    AnswerStream::Batch batch = outbox_->take();
     if (batch.empty()) return;
     ended_ = batch.end.has_value();
     std::string text = client_lost_ ? std::string() : render(std::move(batch));
@@ -226,14 +246,14 @@ void HttpConnection::write(std::string text) {
   out_ = std::move(text);
   writing_ = true;
   arm(kWriteTimeout);
-  asio::async_write(socket_, asio::buffer(out_),
+  asio::async_write(stream_, asio::buffer(out_),
                     [self = shared_from_this()](Error error, size_t) { self->on_written(error); });
 }
 
 void HttpConnection::on_written(Error error) {
   writing_ = false;
   ++timer_epoch_;
-  if (stream_) {
+  if (outbox_) {
     if (error) lose_client();
     return ended_ ? end_answer() : pump();
   }
@@ -243,11 +263,11 @@ void HttpConnection::on_written(Error error) {
 
 // The loop hears of it within a step; the end still comes through pump().
 void HttpConnection::lose_client() {
-  if (stream_ && !std::exchange(client_lost_, true)) stream_->cancel();
+  if (outbox_ && !std::exchange(client_lost_, true)) outbox_->cancel();
 }
 
 void HttpConnection::end_answer() {
-  stream_.reset();
+  outbox_.reset();
   answer_.reset();
   const std::shared_ptr<HttpConnection> keep = std::exchange(self_, nullptr);
   if (client_lost_) return close();
@@ -264,16 +284,34 @@ void HttpConnection::next_request() {
   // What read_on() will bring is the beginning of the next request; or it brought that already and reads on in vain.
   arm(kHeadTimeout);
   Error ignored;
-  if (buffer_.size() > 0) socket_.cancel(ignored);
+  // (Under TLS the cancel misses a read between two parts of a record; that record's rest ends it then.)
+  if (buffer_.size() > 0) stream_.socket().cancel(ignored);
 }
 
 void HttpConnection::linger() {
   phase_ = Phase::kLingering;
   buffer_.clear();
-  Error ignored;
-  socket_.shutdown(Socket::shutdown_send, ignored);
   arm(kLingerTimeout);
-  read_on();
+  stream_.async_end([self = shared_from_this()](Error) {
+    if (self->phase_ != Phase::kLingering) return;
+    self->said_end_ = true;
+    Error ignored;
+    self->stream_.socket().shutdown(Socket::shutdown_send, ignored);
+    self->drop_rest();
+  });
+}
+
+void HttpConnection::drop_rest() {
+  if (reading_on_) return;  // on_read_on() comes back here
+  stream_.async_read_raw(buffer_.prepare(kReadOnBytes), [self = shared_from_this()](Error error, size_t num_bytes) {
+    self->on_dropped(error, num_bytes);
+  });
+}
+
+void HttpConnection::on_dropped(Error error, size_t num_bytes) {
+  lingered_bytes_ += num_bytes;
+  if (error || lingered_bytes_ > kLingerBytes) return close();
+  drop_rest();
 }
 
 void HttpConnection::close() {
@@ -281,7 +319,7 @@ void HttpConnection::close() {
   ++timer_epoch_;
   timer_.cancel();
   Error ignored;
-  socket_.close(ignored);
+  stream_.socket().close(ignored);
 }
 
 void HttpConnection::arm(Seconds timeout) {

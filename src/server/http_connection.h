@@ -1,6 +1,7 @@
 // One HTTP connection: reads a request, answers it, reads the next. Owns socket, buffers and the answer in the making.
 // All of it runs on the connection's strand; only on_ready() and on_stalled() come from the detokeniser thread. This
-// and http_connection.cc are all of the tree that sees Boost.Beast, because it takes seconds to compile.
+// and http_connection.cc are all of the tree that sees Boost.Beast, because it takes seconds to compile. Who is not let
+// in is turned away after the head: strangers cannot make us keep their bodies.
 //
 //   read head, body --> HttpApi --> response ------------------------- write --> next request, or linger and close
 //                          |                                             ^
@@ -10,7 +11,6 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
@@ -22,15 +22,17 @@
 
 #include "server/answer_stream.h"
 #include "server/http_api.h"
+#include "server/http_stream.h"
 
 namespace sluice {
 
 class HttpConnection final : public AnswerReader, public std::enable_shared_from_this<HttpConnection> {
  public:
-  using Socket = boost::asio::ip::tcp::socket;
+  using Socket = HttpStream::Socket;
 
-  // `api` outlives the connection. `gone` is called once, when it is destroyed.
-  HttpConnection(Socket socket, HttpApi& api, int64_t max_body_bytes, std::function<void(HttpConnection*)> gone);
+  // `api` outlives the connection; `tls` is needed by this alone and may be null. `gone` is called once, when it is destroyed.
+  HttpConnection(Socket socket, boost::asio::ssl::context* tls, HttpApi& api, int64_t max_body_bytes,
+                 std::function<void(HttpConnection*)> gone);
   ~HttpConnection() override;
 
   void start();
@@ -49,6 +51,7 @@ class HttpConnection final : public AnswerReader, public std::enable_shared_from
   // reading
   void read_request();
   void on_head(Error error);
+  void take_head();
   void read_body();
   void on_request(Error error);
   void answer_bad_request(Error error);
@@ -68,10 +71,12 @@ class HttpConnection final : public AnswerReader, public std::enable_shared_from
   // the end
   void next_request();
   void linger();
+  void drop_rest();
+  void on_dropped(Error error, size_t num_bytes);
   void close();
   void arm(std::chrono::seconds timeout);
 
-  Socket socket_;
+  HttpStream stream_;
   HttpApi& api_;
   const uint64_t max_body_bytes_;
   const std::function<void(HttpConnection*)> gone_;
@@ -82,6 +87,7 @@ class HttpConnection final : public AnswerReader, public std::enable_shared_from
   bool reading_on_ = false;  // a read_on() is in flight
   bool writing_ = false;
   bool last_request_ = false;  // none is read after the answer
+  bool said_end_ = false;      // lingering, and the client knows
   size_t lingered_bytes_ = 0;
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
@@ -90,7 +96,7 @@ class HttpConnection final : public AnswerReader, public std::enable_shared_from
 
   // The answer in the making.
   std::shared_ptr<HttpConnection> self_;  // the stream's reader lives until it took the end
-  std::shared_ptr<AnswerStream> stream_;
+  std::shared_ptr<AnswerStream> outbox_;
   std::unique_ptr<OpenAiAnswer> answer_;
   bool streams_ = false;
   bool head_sent_ = false;

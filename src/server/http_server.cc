@@ -38,7 +38,11 @@ constexpr auto kShutdownTick = std::chrono::milliseconds(5);
 }  // namespace
 
 struct HttpServer::Impl {
-  Impl(const Services& services, int64_t max_body) : api(services), max_body_bytes(max_body) {}
+  Impl(const Services& services, const HttpServerOptions& options)
+      : api(services, {.authenticator = options.authenticator,
+                       .own_pages_only = options.own_pages_only,
+                       .local_names_only = options.own_pages_only && is_loopback(options.address)}),
+        max_body_bytes(options.max_body_bytes) {}
 
   Status listen(const HostPort& wanted);
   void accept();
@@ -46,6 +50,18 @@ struct HttpServer::Impl {
   // Calls `action` for all that are alive.
   template <typename Action>
   void for_each(const Action& action);
+  Status load_certificates() {
+    if (tls_files.empty()) return {};
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(tls_files));
+    SLUICE_ASSIGN_OR_RETURN(std::shared_ptr<asio::ssl::context> fresh, make_tls_context(material));
+    std::lock_guard lock(mutex);
+    tls = std::move(fresh);
+    return {};
+  }
+  std::shared_ptr<asio::ssl::context> current_tls() const {
+    std::lock_guard lock(mutex);
+    return tls;
+  }
   size_t num_connections() const {
     std::lock_guard lock(mutex);
     return connections.size();
@@ -53,6 +69,8 @@ struct HttpServer::Impl {
 
   HttpApi api;
   const int64_t max_body_bytes;
+  TlsFiles tls_files;
+  std::shared_ptr<asio::ssl::context> tls;  // null: none; what it gave a connection lives on without it
   std::string address;
   int port = 0;
   asio::io_context io{kThreads};
@@ -105,11 +123,12 @@ void HttpServer::Impl::on_accepted(boost::system::error_code error, tcp::socket 
   if (num_connections() >= kMaxConnections) {
     log_warn("http: a connection is refused, {} are open", kMaxConnections);
   } else {
-    const auto connection =
-        std::make_shared<HttpConnection>(std::move(socket), api, max_body_bytes, [this](HttpConnection* gone) {
-          std::lock_guard lock(mutex);
-          connections.erase(gone);
-        });
+    const std::shared_ptr<asio::ssl::context> context = current_tls();
+    const auto connection = std::make_shared<HttpConnection>(std::move(socket), context.get(), api, max_body_bytes,
+                                                             [this](HttpConnection* gone) {
+                                                               std::lock_guard lock(mutex);
+                                                               connections.erase(gone);
+                                                             });
     {
       std::lock_guard lock(mutex);
       connections.insert(connection.get());
@@ -134,7 +153,9 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("http", options.address));
-  auto impl = std::make_unique<Impl>(services, options.max_body_bytes);
+  auto impl = std::make_unique<Impl>(services, options);
+  impl->tls_files = options.tls;
+  SLUICE_RETURN_IF_ERROR(impl->load_certificates());
   SLUICE_RETURN_IF_ERROR(impl->listen(wanted));
   impl->accept();
   for (int i = 0; i < kThreads; ++i) impl->threads.emplace_back([raw = impl.get()] { raw->io.run(); });
@@ -148,6 +169,8 @@ int HttpServer::port() const { return impl_->port; }
 const std::string& HttpServer::address() const { return impl_->address; }
 
 int64_t HttpServer::num_connections() const { return static_cast<int64_t>(impl_->num_connections()); }
+
+Status HttpServer::reload_tls() { return impl_->load_certificates(); }
 
 void HttpServer::set_ready(bool ready) { impl_->api.set_ready(ready); }
 

@@ -9,19 +9,27 @@
 #include "sluice/clock.h"
 #include "sluice/status.h"
 
+#include "server/auth.h"
 #include "server/services.h"
+#include "server/tls.h"
 
 namespace sluice {
 
 struct HttpServerOptions {
   std::string address = "127.0.0.1:8080";  // HOST:PORT; port 0 picks a free one
   int64_t max_body_bytes = 16 << 20;       // of a request; a larger one is answered with 413
+  TlsFiles tls{};
+  // Asked for everything but /health, /ready and the page. Outlives the server; null lets everybody in.
+  const Authenticator* authenticator = nullptr;
+  // Turns away what a browser carries here for a page of another site: where nobody is asked for a token, any page
+  // could use the server in its reader's name.
+  bool own_pages_only = false;
 };
 
 class HttpServer {
  public:
   // Listens at once, but /ready says no and answers are refused with 503 until set_ready(true). UNAVAILABLE naming the
-  // address when it cannot be listened on. `services` outlive the server.
+  // address when it cannot be listened on, and load_tls()'s errors. `services` outlive the server.
   static Result<std::unique_ptr<HttpServer>> start(const HttpServerOptions& options, const Services& services);
   // As shutdown() without grace.
   ~HttpServer();
@@ -34,6 +42,9 @@ class HttpServer {
 
   // What /ready says, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
+
+  // As GrpcServer::reload_tls(); holds for the next connection.
+  Status reload_tls();
 
   // Drains: nothing new is begun, open answers have `grace` to end, what is left then ends with 503, and the port
   // closes. True if nothing had to be cut off. Returns after all connections are gone, whatever the loop thread does.

@@ -108,9 +108,9 @@ Status apply_requested_outputs(const ModelInferRequest& request, InferOptions* o
                                                    {"num_input_tokens", &options->num_input_tokens},
                                                    {"num_output_tokens", &options->num_output_tokens}};
   for (const auto& wanted : request.outputs()) {
-    if (std::ranges::find(kOutputTensors, wanted.name(), &TensorSpec::name) == kOutputTensors.end()) {
+    if (std::ranges::find(kOutputTensors, wanted.name(), &NamedTensor::name) == kOutputTensors.end()) {
       std::string known;
-      for (const TensorSpec& spec : kOutputTensors) known += (known.empty() ? "" : ", ") + std::string(spec.name);
+      for (const NamedTensor& spec : kOutputTensors) known += (known.empty() ? "" : ", ") + std::string(spec.name);
       return invalid_argument("outputs: \"{}\" is not known; expected one of {}", wanted.name(), known);
     }
     for (const char* key : {"shared_memory_region", "classification"})

@@ -18,13 +18,13 @@ ModelMetadataResponse metadata_of(const ModelInfo& model) {
   out.set_name(model.name);
   out.add_versions(kModelVersion);
   out.set_platform("sluice");
-  const auto add = [](const TensorSpec& spec, int64_t size, ModelMetadataResponse::TensorMetadata* tensor) {
+  const auto add = [](const NamedTensor& spec, int64_t size, ModelMetadataResponse::TensorMetadata* tensor) {
     tensor->set_name(std::string(spec.name));
     tensor->set_datatype(std::string(spec.datatype));
     tensor->add_shape(size);
   };
-  for (const TensorSpec& spec : kInputTensors) add(spec, 1, out.add_inputs());
-  for (const TensorSpec& spec : kOutputTensors) add(spec, -1, out.add_outputs());
+  for (const NamedTensor& spec : kInputTensors) add(spec, 1, out.add_inputs());
+  for (const NamedTensor& spec : kOutputTensors) add(spec, -1, out.add_outputs());
   return out;
 }
 
@@ -36,14 +36,14 @@ ModelConfigResponse config_of(const ModelInfo& model) {
   config.set_backend("sluice");
   config.mutable_version_policy()->mutable_latest()->set_num_versions(1);
   config.set_max_batch_size(0);
-  for (const TensorSpec& spec : kInputTensors) {
+  for (const NamedTensor& spec : kInputTensors) {
     ModelInput& input = *config.add_input();
     input.set_name(std::string(spec.name));
     input.set_data_type(config_datatype(spec.datatype));
     input.add_dims(1);
     input.set_optional(spec.optional);
   }
-  for (const TensorSpec& spec : kOutputTensors) {
+  for (const NamedTensor& spec : kOutputTensors) {
     ModelOutput& output = *config.add_output();
     output.set_name(std::string(spec.name));
     output.set_data_type(config_datatype(spec.datatype));

@@ -17,19 +17,19 @@ using Shape = google::protobuf::RepeatedField<int64_t>;
 std::string shown(const std::string& name) { return name.substr(0, valid_utf8_prefix(name.substr(0, 100))); }
 
 // Datatypes are exact, but for the two counts, which clients send in any width.
-bool takes(const TensorSpec& spec, const std::string& datatype) {
+bool takes(const NamedTensor& spec, const std::string& datatype) {
   if (spec.datatype != "INT32") return datatype == spec.datatype;
   return datatype == "INT32" || datatype == "INT64" || datatype == "UINT32" || datatype == "UINT64";
 }
 
-const TensorSpec* find_input(const std::string& name) {
-  const auto place = std::ranges::find(kInputTensors, name, &TensorSpec::name);
+const NamedTensor* find_input(const std::string& name) {
+  const auto place = std::ranges::find(kInputTensors, name, &NamedTensor::name);
   return place == kInputTensors.end() ? nullptr : &*place;
 }
 
 Status unknown_input(const std::string& name) {
   std::string known;
-  for (const TensorSpec& spec : kInputTensors) known += (known.empty() ? "" : ", ") + std::string(spec.name);
+  for (const NamedTensor& spec : kInputTensors) known += (known.empty() ? "" : ", ") + std::string(spec.name);
   return invalid_argument("inputs: \"{}\" is not known; expected one of {}", shown(name), known);
 }
 
@@ -80,7 +80,7 @@ std::string raw_bytes(const std::vector<T>& values) {
 
 }  // namespace
 
-const std::vector<TensorSpec> kInputTensors = {{"text_input", "BYTES", false},
+const std::vector<NamedTensor> kInputTensors = {{"text_input", "BYTES", false},
                                                {"stream", "BOOL"},
                                                {"streaming", "BOOL"},
                                                {"sampling_parameters", "BYTES"},
@@ -93,7 +93,7 @@ const std::vector<TensorSpec> kInputTensors = {{"text_input", "BYTES", false},
                                                {"return_num_input_tokens", "BOOL"},
                                                {"return_num_output_tokens", "BOOL"}};
 
-const std::vector<TensorSpec> kOutputTensors = {{"text_output", "BYTES"},       {"finish_reason", "BYTES"},
+const std::vector<NamedTensor> kOutputTensors = {{"text_output", "BYTES"},       {"finish_reason", "BYTES"},
                                                 {"cumulative_logprob", "FP32"}, {"logprobs", "BYTES"},
                                                 {"num_input_tokens", "UINT32"}, {"num_output_tokens", "UINT32"}};
 
@@ -111,7 +111,7 @@ Result<InputTensors> InputTensors::open(const ModelInferRequest& request) {
   out.raw_ = request.raw_input_contents_size() > 0;
   for (int i = 0; i < request.inputs_size(); ++i) {
     const ModelInferRequest::InferInputTensor& tensor = request.inputs(i);
-    const TensorSpec* spec = find_input(tensor.name());
+    const NamedTensor* spec = find_input(tensor.name());
     if (!spec) return unknown_input(tensor.name());
     if (tensor.parameters().contains("shared_memory_region"))
       return Status(StatusCode::kUnimplemented,

@@ -15,15 +15,15 @@
 
 namespace sluice {
 
-struct TensorSpec {
+struct NamedTensor {
   std::string_view name;
   std::string_view datatype;  // of the protocol: "BYTES", "BOOL", "INT32", "UINT32", "FP32"
   bool optional = true;       // of inputs
 };
 
 // In the order in which a model's metadata shows them.
-extern const std::vector<TensorSpec> kInputTensors;
-extern const std::vector<TensorSpec> kOutputTensors;
+extern const std::vector<NamedTensor> kInputTensors;
+extern const std::vector<NamedTensor> kOutputTensors;
 
 inference::DataType config_datatype(std::string_view datatype);
 

@@ -101,6 +101,8 @@ TEST(AnswerParser, FormatsThatThink) {
   EXPECT_TRUE(opens_thought(ChatFormat::kDeepSeekR1, false));
   EXPECT_TRUE(opens_thought(ChatFormat::kDeepSeekV31, true));
   EXPECT_FALSE(opens_thought(ChatFormat::kDeepSeekV31, false));
+  EXPECT_TRUE(opens_thought(ChatFormat::kDeepSeekV4, true));
+  EXPECT_FALSE(opens_thought(ChatFormat::kDeepSeekV4, false));
   EXPECT_FALSE(opens_thought(ChatFormat::kDeepSeekV3, true));
 }
 

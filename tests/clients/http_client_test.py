@@ -65,7 +65,7 @@ class Fixture:
 
 def post(body, path="/v1/completions", headers=""):
     data = json.dumps(body).encode()
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 def is_ready(f):
@@ -230,7 +230,7 @@ def garbage_is_answered_or_dropped(f):
 def connections_dropped_anywhere(f):
     random.seed(2)
     requests = [post({"prompt": "Once", "stream": stream, **LONG}) for stream in (True, False)] + [post({"messages": []}),
-                b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"]
+                b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"]
     f.complete()
     before = resident_bytes(f.process)
     for _ in range(CONNECTIONS):

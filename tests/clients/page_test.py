@@ -120,7 +120,24 @@ def run(binary, folder):
                    "setTimeout(() => document.getElementById('form').requestSubmit(), 100)")
         page.wait_for("document.getElementById('send').textContent === 'Send'", "Stop does not stop")
         assert not page.complaints, page.complaints
-    print("1 passed, 0 failed")
+    print("passed  chats and shows the load")
+
+
+def run_with_token(binary):
+    """A server that asks for a token: the page asks for it, once."""
+    made = subprocess.run([binary, "token", "--name", "reader"], check=True, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = pathlib.Path(folder) / "tokens.json"
+        tokens.write_text(json.dumps({"tokens": [json.loads(made.stderr.splitlines()[-1])]}))
+        with running_server(binary, "--auth-tokens", str(tokens)) as (_, address), browser_page() as page:
+            page.call("Page.navigate", url=f"http://{address}/")
+            for token in ("wrong", made.stdout.strip()):
+                page.wait_for("document.getElementById('door')?.open", "the page does not ask for the token")
+                page.value(f"document.getElementById('token').value = {json.dumps(token)}; document.querySelector('#door button').click()")
+            page.wait_for("document.getElementById('model').textContent.startsWith('demo-moe')", "the token opens nothing")
+            ask(page, "Tell me a story.", 0)
+            assert not page.value("document.querySelector('.error')?.textContent"), page.value("document.querySelector('.error').textContent")
+    print("passed  asks for a token")
 
 
 if __name__ == "__main__":
@@ -130,3 +147,5 @@ if __name__ == "__main__":
         print("page: chromium is not installed, so the page is not tried out")
         sys.exit(0)
     run(sys.argv[1], pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else None)
+    run_with_token(sys.argv[1])
+    print("2 passed, 0 failed")

@@ -35,7 +35,7 @@ TEST(Launch, NobodyLaunchedRanks) {
 }
 
 TEST(Launch, Torchrun) {
-  Variables set = {{"RANK", "3"},          {"WORLD_SIZE", "4"},      {"LOCAL_RANK", "1"}, {"LOCAL_WORLD_SIZE", "2"},
+  Variables set = {{"RANK", "3"},         {"WORLD_SIZE", "4"},     {"LOCAL_RANK", "1"}, {"LOCAL_WORLD_SIZE", "2"},
                    {"MASTER_ADDR", "n0"}, {"MASTER_PORT", "29400"}};
   Launch launch = launch_in(4, set).value();
   EXPECT_TRUE(launch.is_rank);
@@ -66,7 +66,8 @@ TEST(Launch, SlurmAndOpenMpi) {
 
 TEST(Launch, WhatASluiceParentSets) {
   Variables set;
-  std::string lines = launch_variables({.is_rank = true, .rank = 1, .size = 2, .local_size = 2, .port = 1234, .listener = 7});
+  std::string lines =
+      launch_variables({.is_rank = true, .rank = 1, .size = 2, .local_size = 2, .port = 1234, .listener = 7});
   for (size_t at = 0; at < lines.size(); at = lines.find('\n', at) + 1) {
     const size_t equals = lines.find('=', at);
     set[lines.substr(at, equals - at)] = lines.substr(equals + 1, lines.find('\n', at) - equals - 1);

@@ -1,6 +1,5 @@
 // Where options come from, and what is said of wrong ones.
 #include "config/options.h"
-#include "tests/support/source_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,6 +8,8 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+
+#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
@@ -39,6 +40,18 @@ TEST_F(OptionsFile, DefaultYamlNamesEveryKeyWithItsDefault) {
     const std::string key = spec.key;
     EXPECT_THAT(text, HasSubstr(key.substr(key.rfind('.') + 1) + ":")) << "configs/default.yaml does not name " << key;
   }
+}
+
+TEST_F(OptionsFile, ScenariosNameOnlyOptionsThatExist) {
+  int num_files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(SLUICE_SOURCE_DIR "/configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    Options options;
+    const Status status = apply_yaml(entry.path().string(), options);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    ++num_files;
+  }
+  EXPECT_GE(num_files, 4);
 }
 
 TEST_F(OptionsFile, NestsAtDots) {

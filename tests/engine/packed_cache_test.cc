@@ -72,10 +72,10 @@ TEST_F(PackedCacheModel, LayoutsOfBackendsAndFormatsDiffer) {
   std::vector<uint64_t> layouts;
   for (const char* backend : {"ref", "auto"})
     for (const WeightFormat format : {WeightFormat::kInt4G32, WeightFormat::kInt4G128, WeightFormat::kInt8})
-      layouts.push_back(packed_layout(*find_backend(backend).value(), format));
+      layouts.push_back(packed_layout(packing_of(*find_backend(backend).value()), format));
   for (size_t i = 0; i < layouts.size(); ++i)
     for (size_t j = 0; j < i; ++j) EXPECT_NE(layouts[i], layouts[j]) << i << ", " << j;
-  EXPECT_EQ(packed_layout(*find_backend("ref").value(), WeightFormat::kInt8), layouts[2]);
+  EXPECT_EQ(packed_layout(packing_of(*find_backend("ref").value()), WeightFormat::kInt8), layouts[2]);
 }
 
 }  // namespace

@@ -82,9 +82,8 @@ Computed compute(const Case& one, Communicator* ranks) {
 
 std::vector<Computed> compute_over_ranks(const Case& one) {
   std::vector<Computed> all(static_cast<size_t>(one.ranks));
-  run_ranks(one.ranks, [&](Group& group) {
-    all[static_cast<size_t>(group.ranks().rank())] = compute(one, &group.ranks());
-  });
+  run_ranks(one.ranks,
+            [&](Group& group) { all[static_cast<size_t>(group.ranks().rank())] = compute(one, &group.ranks()); });
   return all;
 }
 
@@ -145,9 +144,10 @@ TEST_P(TensorParallel, LogitsOfOneRankAndTheSameBitsAgain) {
   EXPECT_LE(worst, tolerance);
   EXPECT_GT(worst, 0) << "several ranks add in another order: equal bits everywhere mean that nothing was shared";
   EXPECT_GT(clear, rows / 2) << "too few rows whose best token is beyond doubt";
-  std::printf("%s over %d ranks: worst difference of a logit %.1e of the row's largest (bound %.1e), %ld of %ld best tokens"
-              " beyond doubt\n",
-              one.name, one.ranks, worst, tolerance, static_cast<long>(clear), static_cast<long>(rows));
+  std::printf(
+      "%s over %d ranks: worst difference of a logit %.1e of the row's largest (bound %.1e), %ld of %ld best tokens"
+      " beyond doubt\n",
+      one.name, one.ranks, worst, tolerance, static_cast<long>(clear), static_cast<long>(rows));
 }
 
 // Sharded part over the ranks plus replicated part, within a tenth. What is replicated follows from the config: in f32
@@ -176,7 +176,8 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const int ranks : {2, 4}) {
     all.push_back({"demo", ranks});
-    for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_variant", "v32_index"}) all.push_back({name, ranks});
+    for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_variant", "v32_index"})
+      all.push_back({name, ranks});
     all.push_back({"demo", ranks, ExpertSplit::kWhole});
     all.push_back({"v3_noaux", ranks, ExpertSplit::kWhole});
   }
@@ -194,8 +195,9 @@ std::vector<Case> cases() {
 
 INSTANTIATE_TEST_SUITE_P(Cases, TensorParallel, testing::ValuesIn(cases()), [](const auto& param_info) {
   const Case& one = param_info.param;
-  std::string name = fmt::format("{}_{}_{}_{}_{}", one.name, one.ranks, one.experts == ExpertSplit::kWhole ? "whole" : "sliced",
-                                 sluice::name(one.weights), sluice::name(one.cache));
+  std::string name =
+      fmt::format("{}_{}_{}_{}_{}", one.name, one.ranks, one.experts == ExpertSplit::kWhole ? "whole" : "sliced",
+                  sluice::name(one.weights), sluice::name(one.cache));
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });

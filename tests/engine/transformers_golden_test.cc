@@ -1,5 +1,5 @@
-// Small random V2, V3 and V3.2 checkpoints against Hugging Face transformers (tests/golden/transformers has the script
-// and the versions): logits, chosen experts and positions, hidden states, greedy continuations, in f32.
+// Small random V2, V3, V3.2 and V4 checkpoints against Hugging Face transformers (tests/golden/transformers has the
+// script and the versions): logits, chosen experts and positions, hidden states, greedy continuations, in f32.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -46,15 +46,24 @@ class TransformersGolden : public testing::TestWithParam<Case> {
   std::unique_ptr<ModelRunner> runner_;
 };
 
-TEST_P(TransformersGolden, ScaleAndAngles) {
-  EXPECT_NEAR(softmax_scale(runner_->config()), double{golden_["softmax_scale"]}, 1e-7);
-  const RopeTable rope(runner_->config());
-  const std::vector<double> expected = golden_["rope_inv_freq"];
+void expect_angles(const RopeTable& rope, const std::vector<double>& expected, double factor) {
   ASSERT_EQ(rope.inv_freq().size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(rope.inv_freq()[i] / expected[i], 1, 3e-7) << i;
   std::vector<float> cos_sin(expected.size() * 2);
   rope.fill(std::vector<int32_t>{0}, cos_sin.data());
-  EXPECT_NEAR(cos_sin[0], double{golden_["rope_attention_factor"]}, 1e-6);
+  EXPECT_NEAR(cos_sin[0], factor, 1e-6);
+}
+
+TEST_P(TransformersGolden, ScaleAndAngles) {
+  const ModelConfig& config = runner_->config();
+  if (config.hybrid) {
+    EXPECT_NEAR(1 / std::sqrt(config.hybrid->head_dim), double{golden_["softmax_scale"]}, 1e-7);
+    expect_angles(window_rope(config), golden_["rope_inv_freq"], golden_["rope_attention_factor"]);
+    expect_angles(block_rope(config), golden_["compress_inv_freq"], golden_["compress_attention_factor"]);
+    return;
+  }
+  EXPECT_NEAR(softmax_scale(config), double{golden_["softmax_scale"]}, 1e-7);
+  expect_angles(RopeTable(config), golden_["rope_inv_freq"], golden_["rope_attention_factor"]);
 }
 
 TEST_P(TransformersGolden, LogitsExpertsAndHidden) {
@@ -112,7 +121,7 @@ TEST_P(TransformersGolden, GreedyContinuations) {
 }
 
 // Both forms of attention are the same mathematics: computing the whole prompt in the generated role gives the same
-// logits. (V3.2 has one form beyond index_topk, and the other two before.)
+// logits. (V3.2 has one form beyond index_topk, and the other two before; V4 has one.)
 TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
   const std::vector<TokenId> tokens = golden_["prompts"][3]["token_ids"];
   const auto size = static_cast<int32_t>(tokens.size());
@@ -124,10 +133,11 @@ TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant", "v32_index", "v32_fp8"})
+  for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant", "v32_index", "v32_fp8",
+                           "v4_flash", "v4_fp4", "v4_variant"})
     for (const Backend* backend : runnable_backends())
       if (std::string_view(backend->name) != "ref") all.push_back({name, backend});
-  for (const char* name : {"v3_noaux", "v32_index"}) all.push_back({name, runnable_backends()[0]});
+  for (const char* name : {"v3_noaux", "v32_index", "v4_variant"}) all.push_back({name, runnable_backends()[0]});
   return all;
 }
 

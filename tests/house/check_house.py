@@ -23,9 +23,11 @@ MAY_INCLUDE = {
     "src/parallel": {"sluice", "base"},
     "src/model": {"sluice", "base"},
     "src/engine": {"sluice", "base", "model"},
+    "src/gpu": {"sluice", "base", "model", "engine", "kernels"},
     "src/server": {"sluice", "base", "tokenizer", "chat", "proto"},
 }
-ROOMS = {"sluice", "kernels", "base", "config", "tokenizer", "chat", "cache", "scheduler", "parallel", "model", "engine", "server", "app",
+ROOMS = {"sluice", "kernels", "base", "config", "tokenizer", "chat", "cache", "scheduler", "parallel", "model", "engine", "gpu",
+         "server", "app",
          "tests", "benchmarks"}
 TOP_LEVEL = {"CMakeLists.txt", "CMakePresets.json", "README.md", "DESIGN.md", "LICENSE", "run", "check", ".ci", ".gitignore",
              ".clang-format", "include", "src", "kernels", "proto", "configs", "tests", "benchmarks", "docker"}

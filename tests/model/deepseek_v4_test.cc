@@ -1,5 +1,5 @@
 // DeepSeek-V4 as far as it is read: its config, its tensors and their number formats, what `inspect` says of it, and
-// that nobody runs it.
+// what is refused.
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -139,7 +139,7 @@ TEST(DeepSeekV4, ListsTheTensorsOfPro) {
     EXPECT_THAT(lines, testing::Not(testing::Contains(absent)));
 }
 
-// The published sizes, and the cache of each layer type as the architecture's description gives it (bf16).
+// The published sizes, and what each layer type leaves in a page (bf16).
 TEST(DeepSeekV4, CountsTheReleasedModels) {
   const ModelReport flash = inspect(config_of(v4_flash_json())), pro = inspect(config_of(v4_pro_json()));
   EXPECT_NEAR(static_cast<double>(flash.parameters) / 1e9, 284.3, 0.05);
@@ -149,29 +149,30 @@ TEST(DeepSeekV4, CountsTheReleasedModels) {
   EXPECT_NEAR(static_cast<double>(pro.active_parameters) / 1e9, 49.8, 0.05);
   EXPECT_NEAR(static_cast<double>(pro.active_parameters_without_embedding) / 1e9, 48.9, 0.05);
   EXPECT_EQ(flash.num_moe_layers, 43);
-  EXPECT_EQ(flash.cache_bytes_per_token_bf16, 6880);
-  EXPECT_EQ(pro.cache_bytes_per_token_bf16, 9848);
+  // Window 512 values. Selected: a quarter of (512 + 128), and of F32 state 2 x 3 x (512 + 128) and two headers of 64
+  // bytes in a page of 64. Global: a place of 512 values and 3 x 512 of F32 state, and a header, in a page.
+  const int64_t window = 1024, selected = 1024 + 320 + 242, global = 1024 + 16 + 97;
+  EXPECT_EQ(flash.cache_bytes_per_token_bf16, 2 * window + 21 * selected + 20 * global);
+  EXPECT_EQ(pro.cache_bytes_per_token_bf16, 30 * selected + 31 * global);
+  EXPECT_EQ(flash.cache_bytes_per_token_f32, 2 * 2048 + 21 * (2048 + 640 + 242) + 20 * (2048 + 32 + 97));
   ASSERT_EQ(flash.layer_types.size(), 3u);
   const std::vector<LayerTypeReport>& types = flash.layer_types;
   EXPECT_THAT((std::vector<int32_t>{types[0].num_layers, types[1].num_layers, types[2].num_layers}),
               ElementsAre(2, 21, 20));
-  EXPECT_THAT((std::vector<int64_t>{types[0].cache_values_per_token, types[1].cache_values_per_token,
-                                    types[2].cache_values_per_token}),
-              ElementsAre(0, 160, 4));
-  // A ring of 128 x 512; pending rows of key and gate: 3 x 1024 and 4 x 512 of the last block, at 640 instead of 512
-  // with the indexer's; or 127 x 512.
-  EXPECT_THAT((std::vector<int64_t>{types[0].state_values, types[1].state_values, types[2].state_values}),
-              ElementsAre(65536, 65536 + 2 * (3 * 2 + 4) * 640, 65536 + 2 * 127 * 512));
+  EXPECT_THAT((std::vector<int64_t>{types[0].cache_bytes_per_token_bf16, types[1].cache_bytes_per_token_bf16,
+                                    types[2].cache_bytes_per_token_bf16}),
+              ElementsAre(window, selected, global));
   EXPECT_EQ(flash.attention_flop_per_context_token, 20 * 64 * 2 * 1024 / 128);
   EXPECT_EQ(flash.index_flop_per_context_token, 21 * 64 * 2 * 128 / 4);
 
   const std::string text = to_text(flash);
-  EXPECT_THAT(text, HasSubstr("cache                   6880 bytes a token (bf16: window 0, selected 6720, global 160), "
-                              "13760 (f32)\n"));
-  EXPECT_THAT(text, HasSubstr("window layers           2, each 0 bytes a token, 128.0 KiB a sequence\n"));
-  EXPECT_THAT(text, HasSubstr("selected layers         21, each 320 bytes a token, 153.0 KiB a sequence\n"));
-  EXPECT_THAT(text, HasSubstr("global layers           20, each 8 bytes a token, 382.0 KiB a sequence\n"));
-  EXPECT_EQ(json::parse(to_json(flash))["state_bytes_per_sequence"], 2 * flash.state_values_per_sequence);
+  EXPECT_THAT(text, HasSubstr("cache                   58094 bytes a token (bf16: window 44032, selected 5376, block "
+                              "keys 1344, global 320, selected state 4053, block key state 1029, global state 1940), "
+                              "109166 (f32)\n"));
+  EXPECT_THAT(text, HasSubstr("window layers           2, each 1024 bytes a token\n"));
+  EXPECT_THAT(text, HasSubstr("selected layers         21, each 1586 bytes a token\n"));
+  EXPECT_THAT(text, HasSubstr("global layers           20, each 1137 bytes a token\n"));
+  EXPECT_EQ(json::parse(to_json(flash))["cache_groups"]["window"], 44032);
 }
 
 // Every figure of a model small enough to count by hand.
@@ -194,11 +195,47 @@ TEST(DeepSeekV4, CountsATinyModelByHand) {
   }
 }
 
-TEST(DeepSeekV4, IsNotRun) {
-  const Backend backend{.name = "none"};
-  const Status status = DeepSeekModel::check_supported(config_of(tiny_v4_json()), backend);
+TEST(DeepSeekV4, RefusesWhatKernelsDoNotTake) {
+  const Backend none{.name = "none"};
+  EXPECT_EQ(DeepSeekModel::check_supported(config_of(tiny_v4_json()), none).message(),
+            "config.json: model_type: deepseek_v4 is not supported on device none");
+  const Backend some{.name = "some", .window_attention = [](const WindowAttentionArgs&, OpContext&) {}};
+  EXPECT_EQ(DeepSeekModel::check_supported(config_of(tiny_v4_json()), some).message(),
+            "config.json: index_head_dim: expected a multiple of 16, found 8");
+  json object = tiny_v4_json();
+  object["index_head_dim"] = 16;
+  EXPECT_TRUE(DeepSeekModel::check_supported(config_of(object), some).ok());
+  object["head_dim"] = 24;
+  const Status status = DeepSeekModel::check_supported(config_of(object), some);
   EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
-  EXPECT_EQ(status.message(), "config.json: model_type: deepseek_v4 can be inspected but not run");
+  EXPECT_EQ(status.message(), "config.json: head_dim: expected a multiple of 16, found 24");
+}
+
+// Ids of 32 and 64 bits, and what cannot be an expert.
+TEST(DeepSeekV4, ReadsTablesOfExperts) {
+  const ModelConfig config = config_of(tiny_v4_json());
+  const auto table_of = [&](const char* dtype, const std::string& bytes) {
+    const TempDirectory directory;
+    directory.write("model.safetensors",
+                    SafetensorsWriter().add("layers.0.ffn.gate.tid2eid", dtype, {2, 2}, bytes).bytes());
+    const Checkpoint checkpoint = *Checkpoint::open(directory.path(), config);
+    return std::pair(checkpoint.read_ids("layers.0.ffn.gate.tid2eid"), HybridStack::check_tables(config, checkpoint));
+  };
+  const auto bytes_of = [](auto... numbers) {
+    std::string bytes;
+    for (auto number : {numbers...}) bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+    return bytes;
+  };
+  for (const auto& [ids, status] : {table_of("I32", bytes_of(3, 0, 1, 2)),
+                                    table_of("I64", bytes_of(int64_t{3}, int64_t{0}, int64_t{1}, int64_t{2}))}) {
+    EXPECT_THAT(ids, ElementsAre(3, 0, 1, 2));
+    EXPECT_TRUE(status.ok()) << status.to_string();
+  }
+  EXPECT_EQ(table_of("I32", bytes_of(3, 0, 1, 4)).second.message(),
+            "tensor \"layers.0.ffn.gate.tid2eid\": token 1: expected experts in [0, 4), found 4");
+  const auto [ids, status] = table_of("I64", bytes_of(int64_t{1} << 40, int64_t{0}, int64_t{1}, int64_t{2}));
+  EXPECT_EQ(ids[0], -1);
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
 }
 
 TEST(PowerScales, E8M0IsAPowerOfTwo) {
@@ -282,6 +319,15 @@ TEST(DeepSeekV4, RandomCheckpointHasEveryTensor) {
   const ModelConfig config = config_of(tiny_v4_json());
   const Checkpoint checkpoint = Checkpoint::random(1, config);
   for (const TensorSpec& spec : required_tensors(config)) EXPECT_TRUE(checkpoint.expect(spec).ok()) << spec.name;
+  const std::vector<int32_t> ids = checkpoint.read_ids("layers.0.ffn.gate.tid2eid");
+  ASSERT_EQ(ids.size(), 24u * 2);
+  std::vector<int> used(4);
+  for (size_t token = 0; token < 24; ++token) {
+    EXPECT_NE(ids[2 * token], ids[2 * token + 1]) << token;
+    for (size_t i = 0; i < 2; ++i) ++used.at(static_cast<size_t>(ids[2 * token + i]));
+  }
+  EXPECT_THAT(used, testing::Each(testing::Gt(4)));
+  EXPECT_TRUE(HybridStack::check_tables(config, checkpoint).ok());
 }
 
 }  // namespace

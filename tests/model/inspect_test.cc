@@ -84,7 +84,7 @@ TEST(Inspect, CountsATinyModelByHand) {
   EXPECT_EQ(report.active_parameters_without_embedding, report.active_parameters - embedding);
   EXPECT_EQ(report.flop_per_token, 2 * (matrices - 2 * expert + router));
   EXPECT_EQ(report.attention_flop_per_context_token, 2 * 2 * 2 * (10 + 8));  // layers, heads, multiply-add
-  EXPECT_EQ(report.cache_values_per_token, 2 * 10);
+  EXPECT_EQ(report.cache_bytes_per_token_bf16, 2 * 10 * 2);
   EXPECT_DOUBLE_EQ(report.flop_per_parameter,
                    static_cast<double>(report.flop_per_token) / static_cast<double>(report.parameters));
   EXPECT_FALSE(report.files.has_value());
@@ -122,9 +122,13 @@ TEST(Inspect, TellsWhatTheIndexerCosts) {
   EXPECT_EQ(report.parameters - v3.parameters, 61 * (query + key + weights + 2 * 128));
   EXPECT_EQ(report.quantizable_parameters - v3.quantizable_parameters, 61 * (query + key));
   EXPECT_EQ(report.flop_per_token - v3.flop_per_token, 2 * 61 * (query + key + weights));
-  EXPECT_EQ(report.cache_values_by_group,
-            (std::vector<std::pair<std::string, int64_t>>{{"latent", 61 * 576}, {"index", 61 * 128}}));
-  EXPECT_EQ(v3.cache_values_by_group, (std::vector<std::pair<std::string, int64_t>>{{"latent", 61 * 576}}));
+  ASSERT_EQ(report.cache_groups.size(), 2u);
+  EXPECT_EQ(report.cache_groups[0].name, "latent");
+  EXPECT_EQ(report.cache_groups[0].bytes_per_token_bf16, 61 * 576 * 2);
+  EXPECT_EQ(report.cache_groups[1].name, "index");
+  EXPECT_EQ(report.cache_groups[1].bytes_per_token_bf16, 61 * 128 * 2);
+  EXPECT_EQ(report.cache_groups[1].bytes_per_token_f32, 61 * 128 * 4);
+  EXPECT_EQ(v3.cache_groups.size(), 1u);
   EXPECT_EQ(report.attention_context_limit, 2048);
   EXPECT_EQ(v3.attention_context_limit, 0);
   EXPECT_EQ(report.index_flop_per_context_token, 61 * 64 * 128 * 2);

@@ -199,5 +199,17 @@ TEST_F(QuantizeCheckpoint, ConfigNamesGroupsAndWhatIsIgnored) {
                                       "model.layers.1.mlp.gate", "lm_head"}));
 }
 
+// The plan does not know V4's tensors: their tables and streams are nothing to quantise.
+TEST_F(QuantizeCheckpoint, RefusesV4) {
+  const Result<ModelConfig> config = ModelConfig::parse(tiny_v4_json().dump(), "config.json");
+  ASSERT_TRUE(config.ok());
+  const Result<QuantizeReport> report =
+      quantize_checkpoint(Checkpoint::random(1, *config), *config, tiny_v4_json().dump(), out(), team_, {});
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(report.status().message(),
+            "config.json: model_type: deepseek_v4 is quantised while it is loaded (weights), not written");
+}
+
 }  // namespace
 }  // namespace sluice

@@ -152,6 +152,28 @@ TEST_F(AuthTest, ReloadTakesNewTokensAndKeepsTheOldOnesIfTheFileIsBad) {
   EXPECT_TRUE(authenticator->authenticate("Bearer two").ok());
 }
 
+TEST_F(AuthTest, ReloadRevokesAndChangesLimitsOfWhoIsIn) {
+  write("{\"tokens\": [" + entry("one", R"("name": "alice")") + "," + entry("two", R"("name": "bob")") + "]}");
+  const auto authenticator = load();
+  const auto alice = authenticator->authenticate("Bearer one").value();
+  const auto bob = authenticator->authenticate("Bearer two").value();
+  GenerationTask hers = task(10), his = task(10), next = task(10);
+  ASSERT_TRUE(alice->admit(&hers).ok());
+  ASSERT_TRUE(bob->admit(&his).ok());
+  EXPECT_EQ(hers.client, "alice");
+  // Alice's token is replaced, Bob's keeps its hash and gets a limit.
+  write("{\"tokens\": [" + entry("new", R"("name": "alice")") + "," +
+        entry("two", R"("name": "bob", "max_concurrent": 1)") + "]}");
+  ASSERT_TRUE(authenticator->reload().ok());
+  EXPECT_TRUE(*hers.revoked);
+  EXPECT_FALSE(*his.revoked);
+  EXPECT_EQ(alice->admit(&next).code(), StatusCode::kUnauthenticated) << "an open call goes on with an old token";
+  EXPECT_EQ(bob->admit(&next).to_string(), "RESOURCE_EXHAUSTED: bob: 1 answers are open, its limit is 1");
+  write("{");
+  EXPECT_FALSE(authenticator->reload().ok());
+  EXPECT_FALSE(*his.revoked) << "a bad file revokes nothing";
+}
+
 TEST(Exposure, OnlyLoopbackIsOpenToAll) {
   for (const char* address : {"127.0.0.1:1", "127.9.8.7:1", "localhost:50051", "[::1]:1"}) {
     EXPECT_TRUE(is_loopback(address)) << address;

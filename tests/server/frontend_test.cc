@@ -81,6 +81,63 @@ TEST_F(FrontendTest, DeltasComeWhileTheAnswerRuns) {
   EXPECT_TRUE(reader.choice().text.starts_with("Once upon"));
 }
 
+TEST_F(FrontendTest, ARevokedTokenEndsItsAnswersAndNoOthers) {
+  start_loop(tokens_of_text(kStory));
+  const auto revoked = std::make_shared<std::atomic<bool>>(false);
+  GatheringReader hers, his, late;
+  GenerationTask of_alice = task(1'000'000);
+  of_alice.revoked = revoked;
+  const auto alice = frontend_.submit(of_alice, hers);
+  const auto bob = frontend_.submit(task(1'000'000), his);
+  ASSERT_TRUE(alice.ok() && bob.ok());
+  hers.begin(*alice);
+  his.begin(*bob);
+  while (hers.num_deltas() < 2 || his.num_deltas() < 2) std::this_thread::yield();
+  EXPECT_EQ(frontend_.end_revoked(), 0);
+  *revoked = true;
+  EXPECT_EQ(frontend_.end_revoked(), 1);
+  EXPECT_EQ(hers.wait().status.to_string(), "UNAUTHENTICATED: authorization: the token was taken back");
+  EXPECT_TRUE(hers.choice().text.starts_with("Once upon")) << "what was there before stays true";
+  EXPECT_EQ(frontend_.submit(of_alice, late).status().code(), StatusCode::kUnauthenticated);
+  EXPECT_EQ(frontend_.num_open(), 1);
+  EXPECT_EQ(frontend_.num_untaken(), 1);
+  const int32_t before = his.num_deltas();
+  while (his.num_deltas() == before) std::this_thread::yield();
+  (*bob)->cancel();
+  EXPECT_EQ(his.wait().status.code(), StatusCode::kCancelled);
+}
+
+TEST_F(FrontendTest, TheObserverHearsOfEachEndOnce) {
+  std::mutex mutex;
+  std::vector<AnswerRecord> records;
+  frontend_.set_observer([&](const AnswerRecord& record) {
+    std::lock_guard lock(mutex);
+    records.push_back(record);
+  });
+  start_loop(ended(tokens_of_text(kStory)));
+  GatheringReader reader, cut;
+  GenerationTask wanted = task();
+  wanted.client_id = "acme\nrequest-7";  // as auth.h scopes it
+  wanted.client = "alice";
+  wanted.trace = parse_trace_parent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+  run(std::move(wanted), reader);
+  loop_->set_paused(true);
+  const auto stream = frontend_.submit(task(), cut);
+  ASSERT_TRUE(stream.ok());
+  cut.begin(*stream);
+  frontend_.fail_all(unavailable("over"));
+  EXPECT_EQ(cut.wait().status.code(), StatusCode::kUnavailable);
+  std::lock_guard lock(mutex);
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(records[0].request_id, "request-7");
+  EXPECT_EQ(records[0].client, "alice");
+  EXPECT_EQ(trace_hex(records[0].trace->trace_id.data(), 16), "0af7651916cd43dd8448eb211c80319c");
+  EXPECT_EQ(records[0].finish, FinishReason::kStop);
+  EXPECT_EQ(records[0].end.usage.prompt_tokens, 3);
+  EXPECT_EQ(records[1].end.status.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(records[1].finish, FinishReason::kNone);
+}
+
 TEST_F(FrontendTest, EndsAtMaxTokens) {
   start_loop(tokens_of_text(kStory));
   GatheringReader reader;

@@ -24,11 +24,13 @@ class ModelRunner {
     int32_t max_tokens = 1024;
     Communicator* ranks = nullptr;  // null: one rank holds the whole model
     ExpertSplit experts = ExpertSplit::kSliced;
+    std::optional<BlockGlobalConfig> block_global = {};
   };
 
   static Result<std::unique_ptr<ModelRunner>> open(const std::string& directory, const Options& options) {
     auto runner = std::unique_ptr<ModelRunner>(new ModelRunner(options));
     SLUICE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(directory));
+    config.block_global = options.block_global;
     SLUICE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::open(directory, config));
     SLUICE_ASSIGN_OR_RETURN(const Backend* backend, find_backend(options.backend));
     SLUICE_ASSIGN_OR_RETURN(

@@ -31,6 +31,25 @@ struct MlaDecodeParams {
   float scale = 0;          // of the scores
 };
 
+// The same of tokens that attend to listed positions alone, whatever their role: those that an indexer chose (unit 1),
+// or whole pages (unit 64). Places of a list that are attended are [0, lengths[token]), in positions: a token of
+// position t whose list of n pages ends with its own has (n - 1) * 64 + t % 64 + 1.
+struct MlaSparseParams {
+  const bf16* q = nullptr;      // [tokens, heads, latent + rope]
+  const bf16* cache = nullptr;  // as above
+  int64_t page_stride = 0;
+  const int32_t* pages = nullptr;           // [*, max_pages]
+  const int32_t* token_sequence = nullptr;  // [tokens] row of pages
+  const int32_t* list = nullptr;            // [tokens, max_list] positions, or places in the row of pages
+  const int32_t* lengths = nullptr;         // [tokens]
+  bf16* out = nullptr;                      // [tokens, heads, latent]
+  float* partial = nullptr;                 // [tokens * heads, max_splits(), latent]
+  float* partial_lse = nullptr;             // [tokens * heads, max_splits()]
+  int32_t tokens = 0, heads = 0, latent = 0, rope = 0;
+  int32_t max_pages = 0, max_list = 0, unit = 1;
+  float scale = 0;
+};
+
 struct MlaConfig {
   // 16-row tiles of a block, 1 or 2, that share each latent read from memory. 2 need 115 KB of shared memory at latent
   // 512, which sm_80 and sm_90 have and sm_89 has not. 4 were tried: 512 threads leave 128 registers each, and spill on
@@ -50,8 +69,13 @@ inline MlaConfig choose_mla_config(int32_t heads, int32_t max_queries, int32_t s
 inline int32_t max_splits(const MlaDecodeParams& params, const MlaConfig& config) {
   return (params.max_pages + config.split_pages - 1) / config.split_pages;
 }
+inline int32_t max_splits(const MlaSparseParams& params, const MlaConfig& config) {
+  const int32_t positions = config.split_pages * kPageTokens;
+  return (params.max_list * params.unit + positions - 1) / positions;
+}
 
-// Two launches. (latent, rope): (64, 16), (256, 32), (512, 64).
+// Two launches each. (latent, rope): (64, 16), (256, 32), (512, 64).
 void mla_decode(const MlaDecodeParams& params, const MlaConfig& config, Stream stream);
+void mla_sparse(const MlaSparseParams& params, const MlaConfig& config, Stream stream);
 
 }  // namespace sluice::cuda

@@ -25,11 +25,13 @@ struct RmsNormParams {
 constexpr int kMaxNormCols = 16384;
 void rms_norm(const RmsNormParams& params, Stream stream);
 
-// Rotates dims [offset, offset + dim) of each head in place; dim and offset are multiples of 16 and 8.
+// Rotates dims [offset, offset + dim) of each head, in place or into y; dim and offsets are multiples of 16 and 8.
 struct RopeParams {
   bf16* x = nullptr;               // [rows, heads, head_dim]
+  bf16* y = nullptr;               // [rows, heads, y_head_dim], the rotated values at y_offset; null: in place
   const float* cos_sin = nullptr;  // [rows, dim]: dim/2 cosines, then dim/2 sines
   int32_t rows = 0, heads = 1, head_dim = 0, offset = 0, dim = 0;
+  int32_t y_head_dim = 0, y_offset = 0;
   RopeLayout layout = RopeLayout::kPair;
 };
 void rope(const RopeParams& params, Stream stream);
@@ -50,11 +52,12 @@ struct LatentWriteParams {
 constexpr int kMaxLatent = 1024;
 void latent_write(const LatentWriteParams& params, Stream stream);
 
-// y = silu(gate) * up
+// y = silu(gate) * up; with a limit gate is min(gate, limit) and up is clamped to [-limit, limit] first
 struct SiluMulParams {
   const bf16* gate_up = nullptr;  // [rows, 2 * width]: gate, then up
   bf16* y = nullptr;              // [rows, width]
   int32_t rows = 0, width = 0;
+  float limit = 0;  // 0: none
 };
 void silu_mul(const SiluMulParams& params, Stream stream);
 
@@ -66,5 +69,18 @@ struct GatherParams {
   int32_t rows = 0, cols = 0;
 };
 void gather_rows(const GatherParams& params, Stream stream);
+
+// Page to[i] of the target = page from[i] of the source: copy on write within a pool, and the swap of pages that lie
+// scattered in a pool to and from a staging buffer, whose transfer is then one copy. No page is both read and written.
+struct PageCopyParams {
+  const void* source = nullptr;
+  void* target = nullptr;
+  const int32_t* from = nullptr;  // [pages], or null for 0, 1, 2, ...
+  const int32_t* to = nullptr;    // the same
+  int64_t source_stride = 0, target_stride = 0;  // bytes from page to page
+  int64_t page_bytes = 0;                        // all a multiple of 16
+  int32_t pages = 0;
+};
+void page_copy(const PageCopyParams& params, Stream stream);
 
 }  // namespace sluice::cuda

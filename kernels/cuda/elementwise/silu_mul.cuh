@@ -13,11 +13,16 @@ __global__ void __launch_bounds__(kSiluThreads) silu_mul_kernel(const SiluMulPar
   if (column >= params.width) return;
   const bf16* gate_row = params.gate_up + row * 2 * params.width + column;
   const Vec16 gate = load16(gate_row), up = load16(gate_row + params.width);
+  const float limit = params.limit > 0 ? params.limit : INFINITY;
+  const auto product = [&](float g, float u) {
+    u = u < -limit ? -limit : u > limit ? limit : u;
+    return silu(g > limit ? limit : g) * u;
+  };
   Vec16 y;
 #pragma unroll
   for (int w = 0; w < 4; ++w)
-    y.words[w] = pack_bf16(silu(low_f32(gate.words[w])) * low_f32(up.words[w]),
-                           silu(high_f32(gate.words[w])) * high_f32(up.words[w]));
+    y.words[w] = pack_bf16(product(low_f32(gate.words[w]), low_f32(up.words[w])),
+                           product(high_f32(gate.words[w]), high_f32(up.words[w])));
   store16(params.y + row * params.width + column, y);
 }
 

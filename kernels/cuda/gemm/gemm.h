@@ -27,15 +27,20 @@ namespace sluice::cuda {
 constexpr int kGemmBlockN = 128;  // outputs of a block: 4 warps x 2 strips
 constexpr int kGemmStep = 64;     // inputs of a pipeline step
 
-// What is computed. Dense: tiles is null, rows [0, rows). Grouped: expert e has the e-th matrix; places of tiles.
+// What is computed. Dense: tiles is null, rows [0, rows). Grouped: expert e has the e-th matrix; places of tiles. By
+// heads: every token has `heads` rows side by side, token t's rows t * heads + h of x and of y, and head h has the h-th
+// matrix; rows counts tokens, and inputs are not split.
 struct GemmParams {
-  const bf16* x = nullptr;              // [*, x_stride], the first k of each row; 16-byte aligned rows
+  const bf16* x = nullptr;              // [*, x_stride], the first x_cols of each row; 16-byte aligned rows
   const int32_t* row_ids = nullptr;     // [rows] place -> row of x, or null for the same
   const void* weights = nullptr;        // [experts] matrices, one after the other
   const f16* scales = nullptr;          // INT4: [experts, k / group, n]
   const float* block_scales = nullptr;  // FP8: [experts, ceil(n / 128), k / 128]
   bf16* y = nullptr;                    // [rows, y_stride], the first n of each row
+  float* y_f32 = nullptr;               // instead of y: router scores and logits, which are compared with each other
   int32_t rows = 0, n = 0, k = 0;
+  int32_t x_cols = 0;  // inputs that rows of x have, the weights beyond are padding; a multiple of 8; 0: k
+  int32_t heads = 0;   // 0: not by heads
   int32_t group = 0;  // INT4: 32, 64 or 128; FP8: 128; BF16: 0
   int32_t x_stride = 0, y_stride = 0;
   const ExpertTile* tiles = nullptr;   // cut to the config's tile_rows

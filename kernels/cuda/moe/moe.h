@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "sluice/scoring_func.h"
+
 #include "kernels/cuda/types.h"
 
 namespace sluice::cuda {
@@ -17,8 +19,10 @@ struct RouteParams {
   const float* logits = nullptr;  // [rows, num_experts]
   const float* bias = nullptr;    // [num_experts] or null
   int32_t rows = 0, num_experts = 0, num_groups = 1, top_groups = 1, top_k = 0;
-  bool sigmoid = false;    // else softmax
-  bool normalize = false;  // divide by (sum of the chosen + 1e-20)
+  ScoringFunc scoring = ScoringFunc::kSoftmax;
+  const int32_t* table = nullptr;   // [vocab, top_k] of a hash-routed layer, or null: choose
+  const int32_t* tokens = nullptr;  // [rows], with `table`
+  bool normalize = false;           // divide by (sum of the chosen + 1e-20)
   float scale = 1;
   int32_t* experts = nullptr;  // [rows, top_k]
   float* weights = nullptr;    // [rows, top_k]

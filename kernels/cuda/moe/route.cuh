@@ -35,9 +35,17 @@ __device__ __forceinline__ void score_row(const RouteParams& params, const float
     scores[i] = expert < params.num_experts ? logits[expert] : -INFINITY;
     peak = max_f32(peak, scores[i]);
   }
-  if (params.sigmoid) {
+  if (params.scoring == ScoringFunc::kSigmoid) {
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) scores[i] = 1.0f / (1.0f + exp_f32(-scores[i]));
+    return;
+  }
+  if (params.scoring == ScoringFunc::kSqrtSoftplus) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const float z = scores[i];  // softplus by the half that does not overflow
+      scores[i] = sqrt_f32(max_f32(z, 0) + log1p_f32(exp_f32(z < 0 ? z : -z)));
+    }
     return;
   }
   peak = warp_max(peak);
@@ -49,7 +57,7 @@ __device__ __forceinline__ void score_row(const RouteParams& params, const float
   for (int i = 0; i < kPerLane; ++i) scores[i] = scores[i] / sum;
 }
 
-// The best groups as bits. Lane g scores group g: its best expert (softmax), its two best together (sigmoid).
+// The best groups as bits. Lane g scores group g: its best expert (softmax), else its two best together.
 __device__ __forceinline__ uint32_t open_groups(const RouteParams& params, const float* choice) {
   const int lane = lane_id();
   const int size = params.num_experts / params.num_groups;
@@ -62,7 +70,7 @@ __device__ __forceinline__ uint32_t open_groups(const RouteParams& params, const
       second = max_f32(second, value < best ? value : best);
       best = max_f32(best, value);
     }
-    key = key_of(params.sigmoid && size > 1 ? best + second : best);
+    key = key_of(params.scoring != ScoringFunc::kSoftmax && size > 1 ? best + second : best);
   }
   uint32_t open = 0;
   for (int i = 0; i < params.top_groups; ++i) {
@@ -74,16 +82,17 @@ __device__ __forceinline__ uint32_t open_groups(const RouteParams& params, const
   return open;
 }
 
+// What a row's slots get: lane l has slot l; `sum` over all slots, ascending, in every lane.
+struct RowChoice {
+  int32_t expert = 0;
+  float score = 0, sum = 0;
+};
+
+// The best by bias, groups and ties.
 template <int kPerLane>
-__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(const RouteParams params) {
-  auto& shared = static_shared<RouteShared>();
-  const int lane = lane_id(), warp = warp_id();
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRouteWarps + warp;
-  if (row >= params.rows) return;
-
-  float scores[kPerLane];
-  score_row<kPerLane>(params, params.logits + row * params.num_experts, scores);
-
+__device__ __forceinline__ RowChoice choose_experts(const RouteParams& params, const float (&scores)[kPerLane],
+                                                    float* shared_choice) {
+  const int lane = lane_id();
   uint32_t keys[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -92,11 +101,11 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(const RoutePa
     if (expert >= params.num_experts) continue;
     const float choice = params.bias ? scores[i] + params.bias[expert] : scores[i];
     keys[i] = key_of(choice);
-    if (params.num_groups > 1) shared.choice[warp][expert] = choice;
+    if (params.num_groups > 1) shared_choice[expert] = choice;
   }
   if (params.num_groups > 1) {
     warp_sync();
-    const uint32_t open = open_groups(params, shared.choice[warp]);
+    const uint32_t open = open_groups(params, shared_choice);
     const int size = params.num_experts / params.num_groups;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
@@ -105,8 +114,7 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(const RoutePa
     }
   }
 
-  int32_t my_expert = 0;  // of slot `lane`
-  float my_score = 0, sum = 0;
+  RowChoice mine;
   for (int slot = 0; slot < params.top_k; ++slot) {
     uint32_t best = kTakenKey;
     int best_expert = lane;
@@ -125,17 +133,49 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(const RoutePa
     for (int i = 0; i < kPerLane; ++i)
       if (lane + i * kWarp == chosen) keys[i] = kTakenKey;
     if (lane == slot) {
-      my_expert = chosen;
-      my_score = score;
+      mine.expert = chosen;
+      mine.score = score;
     }
-    sum += score;
+    mine.sum += score;
   }
+  return mine;
+}
+
+// Those of the token's row in the table, in its order.
+template <int kPerLane>
+__device__ __forceinline__ RowChoice look_up_experts(const RouteParams& params, const float (&scores)[kPerLane],
+                                                     int64_t row) {
+  const int lane = lane_id();
+  RowChoice mine;
+  if (lane < params.top_k) mine.expert = params.table[static_cast<int64_t>(params.tokens[row]) * params.top_k + lane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const float score = shuffle(scores[i], mine.expert % kWarp);
+    if (mine.expert / kWarp == i) mine.score = score;
+  }
+  for (int slot = 0; slot < params.top_k; ++slot) mine.sum += shuffle(mine.score, slot);
+  return mine;
+}
+
+template <int kPerLane>
+__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(const RouteParams params) {
+  auto& shared = static_shared<RouteShared>();
+  const int lane = lane_id(), warp = warp_id();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRouteWarps + warp;
+  if (row >= params.rows) return;
+
+  float scores[kPerLane];
+  score_row<kPerLane>(params, params.logits + row * params.num_experts, scores);
+  const RowChoice mine =
+      params.table ? look_up_experts(params, scores, row) : choose_experts(params, scores, shared.choice[warp]);
   if (lane >= params.top_k) return;
-  params.experts[row * params.top_k + lane] = my_expert;
-  params.weights[row * params.top_k + lane] = (params.normalize ? my_score / (sum + 1e-20f) : my_score) * params.scale;
+  params.experts[row * params.top_k + lane] = mine.expert;
+  params.weights[row * params.top_k + lane] =
+      (params.normalize ? mine.score / (mine.sum + 1e-20f) : mine.score) * params.scale;
 }
 
 void route(const RouteParams& params, Stream stream) {
+  SLUICE_PRECONDITION(!params.table || params.tokens, params.rows);
   SLUICE_PRECONDITION(params.num_experts > 0 && params.num_experts <= kMaxExperts, params.num_experts);
   SLUICE_PRECONDITION(params.num_groups > 0 && params.num_groups <= kMaxGroups, params.num_groups);
   SLUICE_PRECONDITION(params.num_experts % params.num_groups == 0, params.num_experts, params.num_groups);

@@ -54,7 +54,9 @@ CoreRunResult BatchingBench::run_form(const Form& form, const std::vector<Reques
                                       .context_length = loaded.info.context_length,
                                       .static_batching = form.is_static,
                                       .keep_finished_rows = form.keeps_rows};
-  return CoreRun(loaded, scheduler, {.num_pages = loaded.num_pages}).run(requests, requests.size());
+  return CoreRun(loaded, scheduler,
+                 {.num_pages = loaded.num_pages, .rewindable = loaded.model->kv_layout().rewindable()})
+      .run(requests, requests.size());
 }
 
 Status BatchingBench::report(const Form& form, const CoreRunResult& run, const CoreRunResult& continuous,
@@ -88,6 +90,7 @@ Status BatchingBench::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench batching"));
   SLUICE_ASSIGN_OR_RETURN(const std::vector<Request> all, requests(loaded->info.vocab_size));
   const std::vector<Request> few(all.begin(), all.begin() + std::min<std::ptrdiff_t>(batch, num_requests));
   run_form(kForms[0], few, *loaded);  // warm-up

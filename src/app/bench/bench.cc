@@ -14,6 +14,7 @@ Action add_bench(CLI::App& app) {
       {"engine", "prefill and decode of the engine alone, beside the machine's bounds", add_bench_engine},
       {"batching", "continuous against static batching, same engine", add_bench_batching},
       {"cache", "questions about a few documents: what the activation cache saves, and costs", add_bench_cache},
+      {"context", "a token behind a long context in full and block attention: time, memory and quality", add_bench_context},
 #ifdef SLUICE_SERVER
       {"serve", "load a server over gRPC: latencies, throughput, goodput", add_bench_serve},
 #endif

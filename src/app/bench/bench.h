@@ -8,6 +8,7 @@ namespace sluice {
 Action add_bench_engine(CLI::App& app);
 Action add_bench_batching(CLI::App& app);
 Action add_bench_cache(CLI::App& app);
+Action add_bench_context(CLI::App& app);
 #ifdef SLUICE_SERVER
 Action add_bench_serve(CLI::App& app);
 #endif

@@ -36,10 +36,11 @@ CoreRunResult CacheBench::ask(const std::vector<Question>& asked, bool cache_ena
     requests[i].stop.max_tokens = answer_tokens;
     requests[i].stop.ignore_eos = true;
   }
-  CoreRun core(loaded,
-               {.max_batch_tokens = static_cast<int32_t>(loaded.model->max_batch_tokens()),
-                .context_length = loaded.info.context_length},
-               {.num_pages = loaded.num_pages, .enabled = cache_enabled});
+  CoreRun core(
+      loaded,
+      {.max_batch_tokens = static_cast<int32_t>(loaded.model->max_batch_tokens()),
+       .context_length = loaded.info.context_length},
+      {.num_pages = loaded.num_pages, .enabled = cache_enabled, .rewindable = loaded.model->kv_layout().rewindable()});
   return core.run(std::move(requests), static_cast<size_t>(in_flight));
 }
 
@@ -104,6 +105,7 @@ Status CacheBench::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench cache"));
   questions.vocab_size = loaded->info.vocab_size;
   const int32_t longest = questions.document_tokens / 8 * 9 + 8 + questions.question_tokens + answer_tokens;
   if (longest > loaded->info.context_length)

@@ -42,6 +42,20 @@ void fill_with_latents(std::byte* bytes, int64_t size, DType dtype, LatentSource
   }
 }
 
+// A compressor's state (CompressArgs) is no latent: it stands before `position`, and any sums but zero will do.
+void fill_states(const KvPages& pages, PageId page, int32_t position) {
+  for (size_t i = 0; i < pages.layout->groups.size(); ++i) {
+    const CacheGroup& group = pages.layout->groups[i];
+    if (group.rewindable) continue;
+    for (size_t slot = 0; slot < group.layers.size(); ++slot) {
+      std::byte* state =
+          pages.base + value(page) * pages.bytes_per_page + pages.layout->offset_of(i, static_cast<int64_t>(slot));
+      std::memcpy(state, &position, sizeof(position));
+      std::fill_n(reinterpret_cast<float*>(state + kStateHeader), (group.bytes_per_entry - kStateHeader) / 4, 1.0f);
+    }
+  }
+}
+
 }  // namespace
 
 std::string Cell::name() const { return fmt::format("{}{}", kind == CellKind::kPrefill ? "pp" : "tg", tokens); }
@@ -80,14 +94,17 @@ std::string CellRunner::misfit(const Cell& cell) const {
 // As moves from a lower tier, which every rank follows.
 void CellRunner::fill_pages(int32_t num_pages) {
   const KvPages pages = executor_.kv().pages();
+  OpContext context = loaded_.context();
   std::vector<std::byte> bytes(static_cast<size_t>(pages.bytes_per_page));
   for (; num_filled_ < num_pages; ++num_filled_) {
     LatentSource source(static_cast<uint64_t>(num_filled_) * 0x9E3779B97F4A7C15);
     fill_with_latents(bytes.data(), pages.bytes_per_page, pages.dtype, source);
+    const PageId page{num_filled_};
     StepPlan plan;
-    plan.moves.push_back({.page = PageId{num_filled_}, .host = bytes.data(), .to_host = false});
+    plan.moves.push_back({.page = page, .host = bytes.data(), .to_host = false});
     const StepResult result = executor_.run(plan);
     SLUICE_CHECK(result.status.ok(), "{}", result.status.to_string());
+    loaded_.model->write_means(pages, {0, 0, kPageTokens, &page}, context);
   }
 }
 
@@ -110,6 +127,14 @@ void CellRunner::run_step(StepPlan& plan, CellRun& run) {
   SLUICE_CHECK(result.status.ok(), "{}", result.status.to_string());
   run.steps += 1;
   plan.work.clear();
+}
+
+// Of `position` positions what attention reads, averaged over the layers.
+int64_t CellRunner::positions_read(int64_t position) const {
+  if (!loaded_.config.block_global) return position;
+  const BlockGlobalConfig& mode = *loaded_.config.block_global;
+  const int64_t layers = loaded_.config.num_hidden_layers, full = mode.num_full(loaded_.config.num_hidden_layers);
+  return (full * position + (layers - full) * std::min<int64_t>(position, mode.pages * kPageTokens)) / layers;
 }
 
 // All sequences one behind the other, in steps of as many rows as the server's budget allows; chunks end at page
@@ -145,7 +170,7 @@ void CellRunner::decode(const Cell& cell, CellRun& run) {
       plan.work.back().samples = true;
     }
     run_step(plan, run);
-    run.cached_positions += int64_t{cell.batch} * (position + 1);
+    run.cached_positions += cell.batch * positions_read(position + 1);
   }
 }
 
@@ -160,6 +185,8 @@ CellRun CellRunner::run(const Cell& cell) {
       token = static_cast<TokenId>(random_() % static_cast<uint64_t>(loaded_.config.vocab_size));
     one.pages.resize(static_cast<size_t>(num_pages));
     for (PageId& page : one.pages) page = PageId{next_page++};
+    if (cell.depth > 0)
+      fill_states(executor_.kv().pages(), one.pages[static_cast<size_t>((cell.depth - 1) / kPageTokens)], cell.depth);
   }
   CellRun run;
   num_experts_seen_ = 0;

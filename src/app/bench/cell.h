@@ -43,6 +43,7 @@ class CellRunner {
   void fill_pages(int32_t num_pages);
   SequenceWork work_of(size_t sequence, int32_t begin, int32_t end, TokenRole role);
   void run_step(StepPlan& plan, CellRun& run);
+  int64_t positions_read(int64_t position) const;
   void prefill(const Cell& cell, CellRun& run);
   void decode(const Cell& cell, CellRun& run);
 

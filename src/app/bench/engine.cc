@@ -127,6 +127,7 @@ Status EngineBench::run() {
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
   if (!loaded->leads()) return follow(*loaded, resolved);
+  SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench engine"));
   CellRunner runner(*loaded, seed);
   BoundMeter meter(*loaded->team);
   for (const Cell& cell : cells()) measure(cell, *loaded, runner, meter);

@@ -139,6 +139,29 @@ TEST(CudaElementwise, Rope) {
             ASSERT_EQ(got[static_cast<int64_t>(i)].bits, x[i].bits) << what << " dim " << dim;
           }
         }
+
+        // Into other rows: the same bits at their place, nothing else.
+        const int32_t y_head_dim = c.dim + 24, y_offset = 16;
+        Guarded<bf16> source(x), y(int64_t{c.rows} * c.heads * y_head_dim);
+        rope({.x = source.data(),
+              .y = y.data(),
+              .cos_sin = cos_sin.data(),
+              .rows = c.rows,
+              .heads = c.heads,
+              .head_dim = c.head_dim,
+              .offset = c.offset,
+              .dim = c.dim,
+              .y_head_dim = y_head_dim,
+              .y_offset = y_offset,
+              .layout = layout},
+             nullptr);
+        EXPECT_TRUE(y.guards_intact() && source.guards_intact()) << what;
+        for (int64_t head = 0; head < int64_t{c.rows} * c.heads; ++head) {
+          EXPECT_TRUE(y.untouched(head * y_head_dim, head * y_head_dim + y_offset)) << what;
+          for (int32_t i = 0; i < c.dim; ++i)
+            ASSERT_EQ(y[head * y_head_dim + y_offset + i].bits, got[head * c.head_dim + c.offset + i].bits) << what;
+          EXPECT_TRUE(y.untouched(head * y_head_dim + y_offset + c.dim, (head + 1) * y_head_dim)) << what;
+        }
       }
     }
   }
@@ -231,16 +254,17 @@ constexpr double kSiluError = kBf16Unit + 8 * kUnit;
 
 TEST(CudaElementwise, SiluMul) {
   for (const uint64_t seed : kSeeds) {
-    for (const auto& [rows, width] : {std::pair{0, 64}, {1, 8}, {3, 1408}, {9, 72}, {2, 2048}}) {
+    for (const auto& [rows, width, limit] :
+         {std::tuple{0, 64, 0.0f}, {1, 8, 0.0f}, {3, 1408, 2.0f}, {9, 72, 0.0f}, {2, 2048, 10.0f}}) {
       grid::configure({.seed = seed});
       std::vector<bf16> gate_up = random_bf16(int64_t{rows} * 2 * width, seed, 3);
       if (rows > 2) gate_up[0] = {f32_to_bf16(-100.0f)};  // exp overflows: the product is -0
       Guarded<bf16> y(int64_t{rows} * width);
-      silu_mul({.gate_up = gate_up.data(), .y = y.data(), .rows = rows, .width = width}, nullptr);
+      silu_mul({.gate_up = gate_up.data(), .y = y.data(), .rows = rows, .width = width, .limit = limit}, nullptr);
       const std::vector<float> input = to_f32(gate_up);
       std::vector<float> want(static_cast<size_t>(rows * width));
       TestContext context;
-      ref::silu_mul({.gate_up = input.data(), .y = want.data(), .rows = rows, .width = width}, context);
+      ref::silu_mul({.gate_up = input.data(), .y = want.data(), .rows = rows, .width = width, .limit = limit}, context);
       // Below the smallest normal f32 the kernel may give zero.
       expect_bf16(y, want, width, kSiluError, 1e-37, fmt::format("rows {} width {} seed {}", rows, width, seed));
     }
@@ -259,6 +283,43 @@ TEST(CudaElementwise, GatherRows) {
       for (int64_t i = 0; i < y.size(); ++i) {
         const int64_t source = ids[static_cast<size_t>(i / cols)] * int64_t{cols} + i % cols;
         ASSERT_EQ(y[i].bits, table[static_cast<size_t>(source)].bits) << rows << " x " << cols << " at " << i;
+      }
+    }
+  }
+}
+
+// Out of a pool into a buffer, and back into other places of another pool.
+TEST(CudaElementwise, PageCopy) {
+  for (const uint64_t seed : kSeeds) {
+    for (const auto& [pages, page_bytes] : {std::pair{0, 16}, {1, 16}, {3, 4096 + 48}, {2, 36 * 1024 + 16}}) {
+      grid::configure({.seed = seed});
+      constexpr int32_t kPool = 5;
+      const int64_t stride = page_bytes + 32, words = stride / 4;
+      const std::vector<float> pool = random_values(kPool * words, seed);
+      const std::vector<int32_t> from = shuffled(kPool, seed), to = shuffled(kPool, seed + 1);
+      Guarded<float> buffer(int64_t{pages} * page_bytes / 4), other(kPool * words);
+      page_copy({.source = pool.data(),
+                 .target = buffer.data(),
+                 .from = from.data(),
+                 .source_stride = stride,
+                 .target_stride = page_bytes,
+                 .page_bytes = page_bytes,
+                 .pages = pages},
+                nullptr);
+      page_copy({.source = buffer.data(),
+                 .target = other.data(),
+                 .to = to.data(),
+                 .source_stride = page_bytes,
+                 .target_stride = stride,
+                 .page_bytes = page_bytes,
+                 .pages = pages},
+                nullptr);
+      EXPECT_TRUE(buffer.guards_intact() && other.guards_intact());
+      for (int32_t i = 0; i < kPool; ++i) {
+        const int64_t at = to[static_cast<size_t>(i)] * words, source = from[static_cast<size_t>(i)] * words;
+        const int64_t copied = i < pages ? page_bytes / 4 : 0;
+        for (int64_t w = 0; w < copied; ++w) ASSERT_EQ(other[at + w], pool[static_cast<size_t>(source + w)]);
+        EXPECT_TRUE(other.untouched(at + copied, at + words)) << "page " << i << " of " << pages;
       }
     }
   }

@@ -77,6 +77,7 @@ std::vector<uint16_t> check_gemm(const GemmShape& shape, const GemmConfig& confi
   tiles.resize(tiles.size() + 2, {-1, -1, -1});  // provided for, not there
 
   Guarded<bf16> y(int64_t{rows} * y_stride);
+  Guarded<float> y_f32(config.splits > 1 || rows > 50 ? int64_t{rows} * y_stride : 0);  // the same sums, not rounded
   GemmParams params{.x = x.data(),
                     .row_ids = shape.grouped ? row_ids.data() : nullptr,
                     .weights = weights.packed.data(),
@@ -101,6 +102,16 @@ std::vector<uint16_t> check_gemm(const GemmShape& shape, const GemmConfig& confi
   kernel(params, config, nullptr);
   EXPECT_EQ(grid::last_launch().bank_conflicts, 0) << what;
   EXPECT_TRUE(y.guards_intact() && workspace.guards_intact()) << what;
+  if (y_f32.size() > 0) {
+    params.y_f32 = y_f32.data();
+    kernel(params, config, nullptr);
+    EXPECT_TRUE(y_f32.guards_intact()) << what;
+    for (int32_t row = 0; row < rows; ++row)
+      for (int32_t i = 0; i < shape.n; ++i) {
+        const int64_t at = int64_t{row} * y_stride + i;
+        EXPECT_EQ(f32_to_bf16(y_f32[at]), y[at].bits) << what << " at " << row << ", " << i;
+      }
+  }
   EXPECT_EQ(std::count(counters.begin(), counters.end(), 0), static_cast<int64_t>(counters.size())) << what;
 
   std::vector<float> got;

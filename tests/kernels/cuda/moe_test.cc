@@ -12,25 +12,30 @@ namespace {
 
 struct Router {
   int32_t num_experts, num_groups, top_groups, top_k;
-  bool sigmoid, normalize;
+  ScoringFunc scoring;
+  bool normalize;
   float scale;
   bool bias;
 
   std::string text() const {
-    return fmt::format("experts={} groups={}/{} top={} sigmoid={} normalize={} bias={} scale={}", num_experts,
-                       top_groups, num_groups, top_k, sigmoid, normalize, bias, scale);
+    return fmt::format("experts={} groups={}/{} top={} scoring={} normalize={} bias={} scale={}", num_experts,
+                       top_groups, num_groups, top_k, static_cast<int>(scoring), normalize, bias, scale);
   }
 };
 
+constexpr auto kSoftmax = ScoringFunc::kSoftmax, kSigmoid = ScoringFunc::kSigmoid,
+               kSqrtSoftplus = ScoringFunc::kSqrtSoftplus;
+
 constexpr Router kRouters[] = {
-    {64, 1, 1, 6, false, false, 1, false},    // V2-Lite
-    {160, 8, 3, 6, false, false, 16, false},  // V2
-    {256, 8, 4, 8, true, true, 2.5f, true},   // V3
-    {384, 1, 1, 8, true, true, 2.8f, true},  {512, 32, 5, 32, true, true, 1, true},
-    {512, 1, 1, 1, false, false, 1, false},  {7, 1, 1, 7, false, true, 1, false},  // all chosen: a full sort
-    {12, 4, 2, 3, false, true, 0.5f, false}, {33, 3, 1, 5, true, false, 1, true},
-    {8, 8, 3, 2, true, true, 1, true},  // groups of one
-    {1, 1, 1, 1, false, true, 1, false},
+    {64, 1, 1, 6, kSoftmax, false, 1, false},    // V2-Lite
+    {160, 8, 3, 6, kSoftmax, false, 16, false},  // V2
+    {256, 8, 4, 8, kSigmoid, true, 2.5f, true},  // V3
+    {384, 1, 1, 8, kSigmoid, true, 2.8f, true},      {512, 32, 5, 32, kSigmoid, true, 1, true},
+    {512, 1, 1, 1, kSoftmax, false, 1, false},       {7, 1, 1, 7, kSoftmax, true, 1, false},  // all chosen: a full sort
+    {12, 4, 2, 3, kSoftmax, true, 0.5f, false},      {33, 3, 1, 5, kSigmoid, false, 1, true},
+    {8, 8, 3, 2, kSigmoid, true, 1, true},                                                             // groups of one
+    {1, 1, 1, 1, kSoftmax, true, 1, false},          {256, 1, 1, 6, kSqrtSoftplus, true, 1.5f, true},  // V4
+    {384, 1, 1, 6, kSqrtSoftplus, true, 2.5f, true}, {12, 4, 2, 3, kSqrtSoftplus, false, 1, false},
 };
 
 struct Routes {
@@ -38,7 +43,15 @@ struct Routes {
   std::vector<float> weights;
 };
 
-Routes route_on_grid(const Router& r, int32_t rows, const std::vector<float>& logits, const std::vector<float>& bias) {
+// Of a hash-routed layer; empty: the router chooses.
+struct HashRows {
+  std::vector<int32_t> table, tokens;
+
+  const int32_t* table_or_null() const { return table.empty() ? nullptr : table.data(); }
+};
+
+Routes route_on_grid(const Router& r, int32_t rows, const std::vector<float>& logits, const std::vector<float>& bias,
+                     const HashRows& hash = {}) {
   Guarded<int32_t> experts(int64_t{rows} * r.top_k);
   Guarded<float> weights(int64_t{rows} * r.top_k);
   route({.logits = logits.data(),
@@ -48,7 +61,9 @@ Routes route_on_grid(const Router& r, int32_t rows, const std::vector<float>& lo
          .num_groups = r.num_groups,
          .top_groups = r.top_groups,
          .top_k = r.top_k,
-         .sigmoid = r.sigmoid,
+         .scoring = r.scoring,
+         .table = hash.table_or_null(),
+         .tokens = hash.tokens.data(),
          .normalize = r.normalize,
          .scale = r.scale,
          .experts = experts.data(),
@@ -58,8 +73,8 @@ Routes route_on_grid(const Router& r, int32_t rows, const std::vector<float>& lo
   return {{experts.values().begin(), experts.values().end()}, {weights.values().begin(), weights.values().end()}};
 }
 
-Routes route_by_oracle(const Router& r, int32_t rows, const std::vector<float>& logits,
-                       const std::vector<float>& bias) {
+Routes route_by_oracle(const Router& r, int32_t rows, const std::vector<float>& logits, const std::vector<float>& bias,
+                       const HashRows& hash) {
   Routes routes{std::vector<int32_t>(static_cast<size_t>(rows * r.top_k)),
                 std::vector<float>(static_cast<size_t>(rows * r.top_k))};
   TestContext context;
@@ -70,7 +85,9 @@ Routes route_by_oracle(const Router& r, int32_t rows, const std::vector<float>& 
               .num_groups = r.num_groups,
               .top_groups = r.top_groups,
               .top_k = r.top_k,
-              .scoring = r.sigmoid ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax,
+              .scoring = r.scoring,
+              .table = hash.table_or_null(),
+              .tokens = hash.tokens.data(),
               .normalize = r.normalize,
               .scale = r.scale,
               .experts = routes.experts.data(),
@@ -79,9 +96,11 @@ Routes route_by_oracle(const Router& r, int32_t rows, const std::vector<float>& 
   return routes;
 }
 
-void expect_routes(const Router& r, int32_t rows, const std::vector<float>& logits, const std::vector<float>& bias) {
-  const Routes got = route_on_grid(r, rows, logits, bias), want = route_by_oracle(r, rows, logits, bias);
+void expect_routes(const Router& r, int32_t rows, const std::vector<float>& logits, const std::vector<float>& bias,
+                   const HashRows& hash = {}) {
+  const Routes got = route_on_grid(r, rows, logits, bias, hash), want = route_by_oracle(r, rows, logits, bias, hash);
   ASSERT_EQ(got.experts, want.experts) << r.text() << " rows " << rows;
+  // With sqrt-softplus exp, log1p (2 u each), a sum and a root are fewer than these.
   // Numerator and denominator: exp (2 u) of a rounded difference (u times the spread of the logits, under 12 here); 16
   // + 5 roundings in the sum of the experts, top_k in that of the chosen; quotients, scale and the oracle 6.
   const double bound = kUnit * (2 * (2 + 12) + 21 + r.top_k + 6);
@@ -96,6 +115,23 @@ TEST(CudaRoute, MatchesTheOracle) {
       for (const int32_t rows : {0, 1, 7, 30})
         expect_routes(r, rows, random_values(rows * r.num_experts, seed, 2),
                       random_values(r.num_experts, seed + 1, 0.3));
+  }
+}
+
+TEST(CudaRoute, AHashTableChooses) {
+  for (const uint64_t seed : kSeeds) {
+    grid::configure({.seed = seed});
+    for (const Router& r : {Router{64, 1, 1, 6, kSqrtSoftplus, true, 1.5f, false},
+                            {384, 1, 1, 6, kSoftmax, false, 1, false},
+                            {20, 1, 1, 20, kSigmoid, true, 1, false}}) {
+      HashRows hash;
+      for (uint64_t token = 0; token < 9; ++token) {
+        const std::vector<int32_t> ids = shuffled(r.num_experts, token);
+        hash.table.insert(hash.table.end(), ids.begin(), ids.begin() + r.top_k);
+      }
+      hash.tokens = {8, 0, 3, 3, 7};
+      expect_routes(r, 5, random_values(5 * r.num_experts, seed, 2), {}, hash);
+    }
   }
 }
 

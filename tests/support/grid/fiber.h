@@ -24,6 +24,11 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
+  bool owns(const void* address) const {
+    const auto* byte = static_cast<const char*>(address);
+    return byte >= bottom_ && byte < static_cast<const char*>(bottom_) + size_;
+  }
+
   // Leaves `from`, the fiber that runs now, and goes on with `to`; returns when somebody switches back.
   static void switch_between(Fiber& from, Fiber& to);
 

@@ -10,9 +10,11 @@
 #include <memory>
 #include <string>
 #include <typeindex>
+#include <utility>
 #include <vector>
 
 #include "tests/support/grid/fiber.h"
+#include "tests/support/grid/store_buffer.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -68,6 +70,7 @@ struct SharedMemory {
   explicit SharedMemory(size_t bytes_) : bytes(bytes_), data(new (std::align_val_t{128}) std::byte[bytes_]) {
     std::memset(data, 0xFF, bytes);
   }
+  bool owns(const void* address) const { return address >= data && address < data + bytes; }
   ~SharedMemory() { ::operator delete[](data, std::align_val_t{128}); }
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
@@ -84,6 +87,7 @@ struct Block {
   Barrier barriers[kBarriers];
   std::unique_ptr<SharedMemory> dynamic_memory;
   std::map<std::type_index, std::unique_ptr<SharedMemory>> static_memory;
+  StoreBuffer stores;
 };
 
 void thread_main();
@@ -108,6 +112,7 @@ class Grid {
   const std::function<void()>* body_ = nullptr;
   Thread* current_ = nullptr;
   int64_t idle_turns_ = 0;
+  std::vector<StoreBuffer> late_stores_;  // of blocks that have ended
 
  private:
   Fiber main_;
@@ -127,7 +132,11 @@ void thread_main() {
     while (!thread.copies.empty()) g_grid.land(thread, 0);
     thread.returned = true;
     g_grid.idle_turns_ = 0;
-    if (--thread.block->running == 0) g_grid.start_next_block(*thread.block);
+    if (--thread.block->running == 0) {
+      thread.block->stores.hide();
+      g_grid.late_stores_.push_back(std::exchange(thread.block->stores, StoreBuffer()));
+      g_grid.start_next_block(*thread.block);
+    }
     g_grid.switch_away();
   }
 }
@@ -164,6 +173,8 @@ void Grid::run(const std::function<void()>& body, dim3 grid, dim3 block, size_t 
     start_next_block(target);
   }
   switch_away();  // and back when the last thread has returned
+  for (StoreBuffer& stores : late_stores_) stores.show();
+  late_stores_.clear();
   slots_.clear();
   body_ = nullptr;
 }
@@ -179,6 +190,7 @@ void Grid::start_next_block(Block& slot) {
   for (Barrier& barrier : slot.barriers) barrier = {};
   slot.static_memory.clear();
   slot.dynamic_memory = std::make_unique<SharedMemory>(shared_bytes_);
+  slot.stores.restart();
   for (Thread* thread : slot.threads) {
     thread->returned = false;
     thread->copies.clear();
@@ -202,6 +214,10 @@ void Grid::switch_away() {
   runnable_[pick] = runnable_.back();
   runnable_.pop_back();
   Thread* self = current_;
+  if (self && self->block != next->block) {
+    self->block->stores.hide();
+    next->block->stores.show();
+  }
   current_ = next;
   ++stats_.switches;
   threadIdx = next->thread_idx;
@@ -298,6 +314,8 @@ void warp_operation(const char* name, const void* in, void* out, WarpCompute com
   g_grid.idle_turns_ = 0;
   compute(warp.in, warp.out, argument);
   warp.arrived = 0;
+  if (std::strcmp(name, "warp_sync") == 0)
+    self->block->stores.settle([&](int thread) { return thread / kLanes == self->index / kLanes; });
   const size_t first = static_cast<size_t>(self->index - lane);
   for (size_t i = first; i < first + kLanes; ++i) g_grid.make_runnable(self->block->threads[i]);
   g_grid.switch_away();
@@ -315,6 +333,10 @@ void barrier(int id, int threads) {
   if (static_cast<int>(barrier.waiting.size()) == threads) {
     g_grid.idle_turns_ = 0;
     for (Thread* thread : barrier.waiting) g_grid.make_runnable(thread);
+    self->block->stores.settle([&](int index) {
+      return std::any_of(barrier.waiting.begin(), barrier.waiting.end(),
+                         [&](const Thread* thread) { return thread->index == index; });
+    });
     barrier.waiting.clear();
   }
   g_grid.switch_away();
@@ -325,6 +347,25 @@ void yield() {
   g_grid.make_runnable(g_grid.current_);
   g_grid.switch_away();
 }
+
+// Stacks are a thread's own; only a warp operation's results go to those of other lanes. Shared memory is the block's.
+void record_store(void* address, size_t bytes) {
+  Thread* self = g_grid.current_;
+  if (!self) return;
+  const size_t first = static_cast<size_t>(self->index / kLanes) * kLanes;
+  for (size_t i = first; i < first + kLanes; ++i)
+    if (self->block->threads[i]->fiber.owns(address)) return;
+  if (self->block->dynamic_memory->owns(address)) return;
+  for (const auto& [type, memory] : self->block->static_memory)
+    if (memory->owns(address)) return;
+  self->block->stores.record(address, bytes, self->index);
+}
+
+void fence() {
+  if (!g_grid.options_.ignore_fences) g_grid.current_->block->stores.fence(g_grid.current_->index);
+}
+
+void meet(const void* address, size_t bytes) { g_grid.current_->block->stores.land_at(address, bytes); }
 
 void copy_later(void* target, const void* source, size_t bytes, bool valid) {
   if (reinterpret_cast<uintptr_t>(target) % bytes != 0 || (valid && reinterpret_cast<uintptr_t>(source) % bytes != 0))

@@ -9,7 +9,7 @@
 // What cannot go on (a barrier that nobody completes, lanes of a warp in different operations, a misaligned 16-byte
 // access) prints where and aborts.
 //
-// It does not model timing, caches, or weak memory order: a missing fence is not found.
+// It does not model timing or caches. A missing fence is found where stores are recorded (tests/support/weak_grid).
 #pragma once
 
 #include <cstddef>
@@ -39,12 +39,22 @@ extern dim3 blockDim, gridDim;
 
 void __syncthreads();
 
+// Accesses that no store buffer holds back: not recorded.
+#define SLUICE_GRID_DIRECT __attribute__((noinline, no_sanitize("thread")))
+
+// What a Stream points to here: a queue of work. Launches into the null stream run where they stand.
+struct CUstream_st {
+  virtual ~CUstream_st() = default;
+  virtual void enqueue(std::function<void()> work) = 0;
+};
+
 namespace sluice::grid {
 
 // How launches run from now on, on this thread.
 struct Options {
   uint64_t seed = 1;
-  int resident_blocks = 4;  // at most; wait_until needs as many as the grid has
+  int resident_blocks = 4;     // at most; wait_until needs as many as the grid has
+  bool ignore_fences = false;  // plants the bug that weak_grid exists to catch
 };
 void configure(const Options& options);
 
@@ -71,6 +81,11 @@ void barrier(int id, int threads);
 void yield();  // lets others run
 uint64_t random_below(uint64_t bound);
 void count_bank_conflicts(int64_t conflicts);
+
+// Memory order (store_buffer.h); without recorded stores these do nothing.
+void record_store(void* address, size_t bytes);
+void fence();
+void meet(const void* address, size_t bytes);  // past the buffer: an atomic operation
 
 // cp.async of the current thread.
 void copy_later(void* target, const void* source, size_t bytes, bool valid);

@@ -113,14 +113,20 @@ inline uint32_t warp_max_u32(uint32_t value) {
 
 inline void named_barrier(int id, int threads) { grid::barrier(id, threads); }
 
-inline int32_t atomic_add(int32_t* address, int32_t value) {
-  const int32_t old = *address;
+template <typename T>
+SLUICE_GRID_DIRECT T atomic_add(T* address, T value) {
+  grid::meet(address, sizeof(T));
+  const T old = *address;
   *address = old + value;
   return old;
 }
-inline void thread_fence() {}
+inline void thread_fence() { grid::fence(); }
 inline int32_t load_acquire(const int32_t* address) { return *address; }
-inline void store_release(int32_t* address, int32_t value) { *address = value; }
+SLUICE_GRID_DIRECT inline void store_release(int32_t* address, int32_t value) {
+  grid::fence();
+  grid::meet(address, sizeof(int32_t));
+  *address = value;
+}
 
 template <typename Ready>
 void wait_until(Ready&& ready) {
@@ -254,6 +260,11 @@ inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   return result;
 }
 
+inline uint64_t multiply_high(uint64_t a, uint64_t b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>(Wide{a} * b >> 64);
+}
+
 inline float bits_to_f32(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t f32_to_bits(float value) { return std::bit_cast<uint32_t>(value); }
 
@@ -279,8 +290,11 @@ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
 }
 
 inline float fma_f32(float a, float b, float c) { return std::fma(a, b, c); }
+inline float multiply_f32(float a, float b) { return a * b; }
 inline float max_f32(float a, float b) { return std::fmax(a, b); }
 inline float exp_f32(float x) { return std::exp(x); }
+inline float log_f32(float x) { return std::log(x); }
+inline float log1p_f32(float x) { return std::log1p(x); }
 inline float log2_f32(float x) { return std::log2(x); }
 inline float sqrt_f32(float x) { return std::sqrt(x); }
 inline float exp2_fast(float x) { return std::exp2(x); }
@@ -290,10 +304,15 @@ inline int count_bits(uint32_t bits) { return std::popcount(bits); }
 // ---- Launch.
 
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, Stream,
+void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, Stream stream,
             const Arguments&... arguments) {
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
-  grid::run([&] { kernel(arguments...); }, blocks, threads, shared_bytes);
+  const auto work = [=] { grid::run([&] { kernel(arguments...); }, blocks, threads, shared_bytes); };
+  if (stream) {
+    stream->enqueue(work);
+  } else {
+    work();
+  }
 }
 
 }  // namespace sluice::cuda

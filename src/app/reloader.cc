@@ -1,0 +1,108 @@
+#include "app/reloader.h"
+
+#include <sys/stat.h>
+
+#include <set>
+#include <utility>
+
+#include "sluice/log.h"
+
+#include "base/structured_log.h"
+
+namespace sluice {
+
+namespace {
+
+// Of the table; every other one needs a restart.
+const std::set<std::string>& reloadable_keys() {
+  static const std::set<std::string> keys = {"queue.requests", "queue.tokens", "drain_seconds", "log_level"};
+  return keys;
+}
+
+// Stands for the content; follows links, so that a swapped link (as Kubernetes mounts secrets) is a change.
+std::string state_of(const std::string& file) {
+  struct stat found {};
+  if (stat(file.c_str(), &found) != 0) return "absent";
+  return fmt::format("{} {} {}.{}", found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec);
+}
+
+}  // namespace
+
+Reloader::Reloader(const OptionFlags& flags, Options options, Parts parts)
+    : flags_(flags), options_(std::move(options)), parts_(parts) {
+  const auto watch = [](std::vector<Watched>& files, const std::string& file) {
+    if (!file.empty()) files.push_back({file, state_of(file), state_of(file)});
+  };
+  watch(option_files_, flags.config_file());
+  if (parts.authenticator) watch(token_files_, options_.auth_tokens);
+  for (const std::string* file : {&options_.tls_cert, &options_.tls_key, &options_.tls_client_ca})
+    watch(certificate_files_, *file);
+}
+
+bool Reloader::changed(std::vector<Watched>& files) {
+  bool changed = false;
+  for (Watched& watched : files) {
+    std::string now = state_of(watched.file);
+    const bool still = now == watched.seen;
+    watched.seen = std::move(now);
+    if (!still) return false;  // look again at the next tick, when all of them stand still
+    changed = changed || watched.seen != watched.read;
+  }
+  if (!changed) return false;
+  for (Watched& watched : files) watched.read = watched.seen;
+  return true;
+}
+
+void Reloader::tick() {
+  if (changed(option_files_)) reload_options();
+  if (changed(token_files_)) reload_tokens();
+  if (changed(certificate_files_)) reload_certificates();
+}
+
+void Reloader::reload() {
+  for (auto* files : {&option_files_, &token_files_, &certificate_files_})
+    for (Watched& watched : *files) watched.seen = watched.read = state_of(watched.file);
+  reload_options();
+  reload_tokens();
+  reload_certificates();
+}
+
+void Reloader::reload_options() {
+  if (option_files_.empty()) return;
+  Result<Options> fresh = flags_.resolve();
+  if (!fresh.ok()) return log_error("reload: the options of before stay: {}", fresh.status().to_string());
+  int num_changed = 0;
+  for (const OptionSpec& spec : option_table()) {
+    const std::string before = spec.get(options_), now = spec.get(*fresh);
+    if (before == now) continue;
+    if (!reloadable_keys().contains(spec.key)) {
+      log_warn("reload: {}: \"{}\" instead of \"{}\" needs a restart", spec.key, now, before);
+      continue;
+    }
+    (void)spec.set(options_, now);  // it came out of the table a line above
+    log_info("reload: {}: {} instead of {}", spec.key, now, before);
+    ++num_changed;
+  }
+  parts_.queue.set_limits({.max_requests = options_.queue_requests, .max_tokens = options_.queue_tokens});
+  set_log_level(options_.log_level);
+  log_info("reload: {}: {} options changed", option_files_.front().file, num_changed);
+}
+
+void Reloader::reload_tokens() {
+  if (!parts_.authenticator) return;
+  if (const Status status = parts_.authenticator->reload(); !status.ok())
+    return log_error("reload: the tokens of before stay: {}", status.to_string());
+  const int64_t ended = parts_.frontend.end_revoked();
+  log_info("reload: {}: {} tokens; {} answers of revoked ones ended", options_.auth_tokens,
+           parts_.authenticator->num_tokens(), ended);
+}
+
+void Reloader::reload_certificates() {
+  if (certificate_files_.empty()) return;
+  Status status = parts_.grpc.reload_tls();
+  if (status.ok() && parts_.http) status = parts_.http->reload_tls();
+  if (!status.ok()) return log_error("reload: the certificates of before stay: {}", status.to_string());
+  log_info("reload: {}: new connections see this certificate", options_.tls_cert);
+}
+
+}  // namespace sluice

@@ -1,0 +1,52 @@
+// A CUDA device behind the Device seam: one stream, the device's stream-ordered pool, pinned host memory, graphs,
+// events. Knows CUDA only through the table of cuda_api.h. Every call is checked; an error says the call, where it was
+// made, what CUDA says, and what to do about it where we know.
+#pragma once
+
+#include <memory>
+
+#include "sluice/device.h"
+
+#include "gpu/cuda_api.h"
+
+namespace sluice {
+
+class CudaDevice final : public Device {
+ public:
+  // FAILED_PRECONDITION without a driver, without a device of this index, or for one older than sm_80.
+  static Result<std::unique_ptr<Device>> open(const CudaApi& api, int index);
+  ~CudaDevice() override;
+
+  const DeviceProperties& properties() const override { return properties_; }
+  Result<int64_t> free_bytes() override;
+  CUstream_st* stream() override { return stream_; }
+
+  Result<std::byte*> allocate(int64_t bytes) override;
+  void release(std::byte* memory) override;
+  Result<std::byte*> allocate_host(int64_t bytes) override;
+  void release_host(std::byte* memory) override;
+
+  Status copy_in(std::byte* device, const std::byte* host, int64_t bytes) override;
+  Status copy_out(std::byte* host, const std::byte* device, int64_t bytes) override;
+  Status copy(std::byte* to, const std::byte* from, int64_t bytes) override;
+  Status fill(std::byte* device, uint8_t value, int64_t bytes) override;
+  Status wait() override;
+
+  Status begin_capture() override;
+  Result<Graph> end_capture() override;
+  Status replay(Graph graph) override;
+  void release(Graph graph) override;
+
+  Result<Event> mark() override;
+  Result<double> seconds_between(Event begin, Event end) override;
+  void release(Event event) override;
+
+ private:
+  explicit CudaDevice(const CudaApi& api) : api_(api) {}
+
+  const CudaApi& api_;
+  DeviceProperties properties_;
+  CUstream_st* stream_ = nullptr;
+};
+
+}  // namespace sluice

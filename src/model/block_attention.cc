@@ -1,0 +1,121 @@
+#include "model/block_attention.h"
+
+#include <algorithm>
+
+#include "model/cache_layout.h"
+
+namespace sluice {
+
+namespace {
+
+// Rows of a block, as in sparse attention; the masses of 64 rows at a context of 64k take 4 MB for 16 heads.
+constexpr int32_t kBlockRows = 64;
+
+}  // namespace
+
+Status BlockAttention::check(const ModelConfig& config) {
+  if (!config.block_global) return {};
+  const BlockGlobalConfig& mode = *config.block_global;
+  if (config.index_topk > 0 || config.hybrid)
+    return failed_precondition("attention: block_global is for models with full attention; {} chooses for itself",
+                               config.model_type);
+  if (mode.sink_pages + mode.window_pages >= mode.pages)
+    return invalid_argument(
+        "block_global.pages: expected more than sink_pages ({}) and window_pages ({}) together, found {}",
+        mode.sink_pages, mode.window_pages, mode.pages);
+  if (mode.full_every == 1)
+    return invalid_argument("block_global.full_every: 1 keeps every layer full; that is attention: full");
+  return {};
+}
+
+BlockAttention::BlockAttention(const ModelConfig& config, int32_t layer)
+    : config_(config), options_(*config.block_global), layer_(layer), slot_(layer - options_.num_full(layer)) {
+  SLUICE_CHECK(!options_.is_full(layer), "layer {} is full", layer);
+}
+
+BlockAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows) {
+  const int64_t rows = std::min<int64_t>(kBlockRows, max_rows);
+  // A context of fewer pages than may be chosen never chooses.
+  const int64_t num_pages = std::min(config.block_global->pages, config.max_position_embeddings / kPageTokens + 1);
+  absorbed.resize(static_cast<size_t>(config.num_attention_heads * rows * config.kv_lora_rank));
+  chosen.resize(static_cast<size_t>(rows * num_pages));
+  pages.resize(chosen.size());
+}
+
+LatentCache BlockAttention::means_of(const KvPages& kv) const {
+  return {
+      .base = kv.base + kv.layout->offset_of(kMeansGroup, slot_), .page_stride = kv.bytes_per_page, .dtype = kv.dtype};
+}
+
+void BlockAttention::write_means(const StepBatch& batch, std::span<const SequenceSpan> spans,
+                                 const LatentCache& latents, const Backend& backend, OpContext& context) const {
+  backend.block_means(
+      {.sequences = spans, .cache = latents, .means = means_of(batch.kv), .width = config_.latent_dim()}, context);
+}
+
+void BlockAttention::forward(const StepBatch& batch, std::span<const SequenceSpan> spans,
+                             const LatentAttentionArgs& attention, Workspace& work, const Backend& backend,
+                             OpContext& context) const {
+  int32_t block_rows = 0;
+  work.block.clear();
+  const auto finish_block = [&] {
+    attend_block(batch, attention, work, backend, context);
+    work.block.clear();
+    block_rows = 0;
+  };
+  for (const SequenceSpan& span : spans) {
+    for (int32_t begin = span.position_begin; begin < span.position_end;) {
+      const int32_t end = std::min(span.position_end, begin + kBlockRows - block_rows);
+      work.block.push_back({span.row_begin + begin - span.position_begin, begin, end, span.pages});
+      block_rows += end - begin;
+      begin = end;
+      if (block_rows == kBlockRows) finish_block();
+    }
+  }
+  if (block_rows > 0) finish_block();
+}
+
+void BlockAttention::attend_block(const StepBatch& batch, LatentAttentionArgs attention, Workspace& work,
+                                  const Backend& backend, OpContext& context) const {
+  const int32_t num_pages = options_.pages;
+  work.head_rows.assign(work.block, config_.num_attention_heads);
+  // The attention kernel absorbs once more: 2 % of a decode step, and less than what handing the product over would
+  // tie together.
+  backend.grouped_matmul({.x = attention.q,
+                          .row_ids = work.head_rows.row_ids.data(),
+                          .x_stride = config_.qk_head_dim(),
+                          .offsets = work.head_rows.offsets,
+                          .weights = attention.k_up_t,
+                          .y = work.absorbed.data(),
+                          .y_stride = config_.kv_lora_rank},
+                         context);
+  backend.block_select({.q = attention.q,
+                        .absorbed = work.absorbed.data(),
+                        .sequences = work.block,
+                        .means = means_of(batch.kv),
+                        .heads = config_.num_attention_heads,
+                        .nope_dim = config_.qk_nope_head_dim,
+                        .rope_dim = config_.qk_rope_head_dim,
+                        .kv_lora_rank = config_.kv_lora_rank,
+                        .num_pages = num_pages,
+                        .sink_pages = options_.sink_pages,
+                        .window_pages = options_.window_pages,
+                        .scale = attention.scale,
+                        .pages = work.chosen.data()},
+                       context);
+  if (batch.observer && batch.observer->selected)
+    batch.observer->selected(layer_, work.block, num_pages, work.chosen.data());
+  work.short_.clear();
+  for (const SequenceSpan& span : work.block) {
+    for (int32_t t = span.position_begin; t < span.position_end; ++t) {
+      const size_t at = work.short_.size() * static_cast<size_t>(num_pages);
+      for (size_t j = at; j < at + static_cast<size_t>(num_pages); ++j) work.pages[j] = span.pages[work.chosen[j]];
+      const int32_t position = (num_pages - 1) * kPageTokens + t % kPageTokens;
+      work.short_.push_back({span.row_begin + t - span.position_begin, position, position + 1, &work.pages[at]});
+    }
+  }
+  attention.sequences = work.short_;
+  backend.latent_attention_absorbed(attention, context);
+}
+
+}  // namespace sluice

@@ -1,0 +1,124 @@
+// DeepSeek-V4 behind scheduler and cache: state that cannot be cut back inside a page must survive prefix reuse, exact
+// repeats, forks of a half-filled page, preemption and the host tier. Whatever happens to the pages, an answer is what
+// the request gets alone, without a cache. (A compressor that is asked to go on from another position than its state's
+// ends the process, so a wrong way of a page cannot pass unseen.)
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "app/loaded_model.h"
+#include "cache/activation_cache.h"
+#include "engine/executor.h"
+#include "scheduler/scheduler.h"
+#include "tests/support/source_file.h"
+
+namespace sluice {
+namespace {
+
+using Answers = std::map<std::pair<uint64_t, int32_t>, std::vector<TokenId>>;  // (request, choice)
+
+class Core final : public TokenSink {
+ public:
+  Core(LoadedModel& loaded, CacheOptions cache, int32_t max_running)
+      : cache_(with_layout(loaded, cache)),
+        scheduler_({.max_batch_tokens = 128, .max_running = max_running, .context_length = 700}, cache_, *this),
+        executor_(*loaded.model, loaded.context(), cache.num_pages) {}
+
+  // All of them waiting at once.
+  Answers run(const std::vector<Request>& requests) {
+    answers_.clear();
+    for (const Request& request : requests) {
+      scheduler_.submit(request, now_);
+      open_ += request.num_choices;
+    }
+    while (open_ > 0) {
+      now_ += std::chrono::milliseconds(1);
+      const StepPlan& plan = scheduler_.plan(now_);
+      if (plan.empty()) continue;
+      StepResult result = executor_.run(plan);
+      scheduler_.commit(std::move(result), now_);
+      scheduler_.check_invariants();
+      cache_.check_invariants();
+    }
+    return answers_;
+  }
+
+  const SchedulerStats& stats() const { return scheduler_.stats(); }
+  const CacheStats& cache_stats() const { return cache_.stats(); }
+
+ private:
+  static CacheOptions with_layout(LoadedModel& loaded, CacheOptions cache) {
+    const KvLayout layout = loaded.model->kv_layout();
+    cache.rewindable = layout.rewindable();
+    cache.page_bytes = layout.bytes_per_page();
+    return cache;
+  }
+  void emit(TokenEvent event) override {
+    EXPECT_TRUE(event.error.ok()) << event.error.to_string();
+    if (event.token) answers_[{value(event.request), event.choice}].push_back(*event.token);
+    if (event.finish != FinishReason::kNone) --open_;
+  }
+
+  ActivationCache cache_;
+  Scheduler scheduler_;
+  Executor executor_;
+  TimePoint now_{};
+  Answers answers_;
+  int32_t open_ = 0;
+};
+
+// Two families of prompts that share beginnings of many lengths, repeats, and several choices.
+std::vector<Request> requests() {
+  std::vector<Request> all;
+  const auto add = [&](uint64_t family, int32_t length, int32_t choices) {
+    Request request;
+    request.id = RequestId{all.size()};
+    for (int32_t i = 0; i < length; ++i)
+      request.prompt.push_back(static_cast<TokenId>((static_cast<uint64_t>(i * i) * 13 + 7 * i + family * 31) % 128));
+    request.sampling.temperature = 1;
+    request.sampling.seed = 11 + all.size();
+    request.stop.max_tokens = 20 + static_cast<int32_t>(all.size() * 7 % 60);
+    request.stop.ignore_eos = true;
+    request.num_choices = choices;
+    all.push_back(std::move(request));
+  };
+  for (const int32_t length : {300, 130, 128, 300, 64, 257, 128, 1, 191})
+    for (uint64_t family : {1, 2}) add(family, length, length % 4 == 0 ? 3 : 1);
+  return all;
+}
+
+class HybridServing : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    Options options;
+    options.model = source_file("tests/golden/transformers/v4_flash");
+    options.threads = 2;
+    options.weights = WeightFormat::kF32;
+    options.cache_memory_mib = 64;
+    loaded_ = std::move(LoadedModel::load(options)).value();
+    Core alone(*loaded_, {.num_pages = 40, .enabled = false}, 4);
+    for (const Request& request : requests()) want_.merge(alone.run({request}));
+  }
+
+  std::unique_ptr<LoadedModel> loaded_;
+  Answers want_;
+};
+
+TEST_F(HybridServing, CachedAnswersAreThoseOfColdPrompts) {
+  Core core(*loaded_, {.num_pages = 200, .reuse_generated = false}, 8);
+  for (int round = 0; round < 2; ++round) EXPECT_EQ(core.run(requests()), want_) << round;
+  EXPECT_GT(core.cache_stats().hit_tokens, 3000);
+  // Only prompts that end at a page's border are exact repeats.
+  EXPECT_GE(core.cache_stats().exact_hits, 6);
+}
+
+TEST_F(HybridServing, PreemptionAndTheHostTierChangeNothing) {
+  Core core(*loaded_, {.num_pages = 16, .reuse_generated = false, .num_host_pages = 12}, 8);
+  for (int round = 0; round < 2; ++round) EXPECT_EQ(core.run(requests()), want_) << round;
+  EXPECT_GT(core.stats().preemptions, 5);
+  EXPECT_GT(core.cache_stats().evicted_pages, 20);
+  EXPECT_GT(core.cache_stats().hit_tokens_host, 0);
+}
+
+}  // namespace
+}  // namespace sluice

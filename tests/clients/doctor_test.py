@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""`sluice doctor`, and what `sluice serve` says, when something is wrong with the machine or the options: each mistake is named with
+what to do, before anything is loaded.
+
+    doctor_test.py PATH_OF_SLUICE
+"""
+import contextlib
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+
+from binary import SECONDS, run_tests
+
+BINARY = sys.argv[1]
+SHAPES = pathlib.Path(__file__).resolve().parents[2] / "configs" / "shapes"
+FREE = ["--grpc", "127.0.0.1:0", "--http", "off"]
+
+
+def sluice(*words):
+    return subprocess.run([BINARY, *map(str, words)], capture_output=True, text=True, timeout=SECONDS)
+
+
+def doctor(*flags):
+    """(exit code, {topic: check})"""
+    done = sluice("doctor", "--json", *flags)
+    object = json.loads(done.stdout)
+    assert object["healthy"] == (done.returncode == 0), done
+    return done.returncode, {check["topic"]: check for check in object["checks"]}
+
+
+@contextlib.contextmanager
+def taken_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def a_good_machine_gets_a_line_for_each_thing():
+    code, checks = doctor(*FREE)
+    assert code == 0, checks
+    assert {"instructions", "cpus", "bandwidth", "huge pages", "numa", "memory", "open files", "clock", "cuda", "model", "plan",
+            "disk tier", "addresses", "security"} <= checks.keys(), checks.keys()
+    assert "GB/s" in checks["bandwidth"]["found"] and "GiB free" in checks["memory"]["found"]
+    for check in checks.values():
+        assert check["verdict"] in ("ok", "warn") and check["found"], check
+        assert (check["verdict"] == "ok") == (not check["advice"]), check
+    lines = sluice("doctor", *FREE).stdout.splitlines()
+    assert all(line.startswith(("ok  ", "warn", "    ")) for line in lines), lines
+
+
+def what_is_wrong_fails_with_advice():
+    with taken_port() as address:
+        for flags, topic, words in (
+                (["--grpc", address], "addresses", f'grpc: cannot listen on "{address}": Address already in use'),
+                (["--http", address], "addresses", f'http: cannot listen on "{address}": Address already in use'),
+                (["--grpc", "127.0.0.1:99999"], "addresses", "a port in [0, 65535]"),
+                (["--grpc", "192.0.2.1:5000", "--insecure"], "addresses", "an address of this machine"),
+                (["--model", "/nowhere"], "model", "/nowhere"),
+                (["--model", SHAPES / "mini"], "model", "safetensors"),
+                (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], "plan", "weights 2499.7"),
+                (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], "disk tier", "cache.disk: /proc/pages"),
+                (["--cache-disk", "/tmp"], "disk tier", "set cache.host_mib above 0"),
+                (["--weights-cache", "/proc/weights"], "packed", "weights_cache: /proc/weights"),
+                (["--grpc", "0.0.0.0:0"], "security", "reachable from other machines"),
+                (["--auth-tokens", "/nowhere.json"], "tokens", "/nowhere.json cannot be read")):
+            code, checks = doctor(*([] if "--grpc" in flags or "--http" in flags else FREE), *(["--http", "off"] if "--grpc" in flags else []),
+                                  *(["--grpc", "127.0.0.1:0"] if "--http" in flags else []), *flags)
+            check = checks[topic]
+            assert code == 1 and check["verdict"] == "fail" and words in check["found"], (flags, check)
+
+
+def threads_beyond_the_cpus_are_a_warning():
+    code, checks = doctor(*FREE, "--threads", "1000")
+    assert code == 0 and checks["cpus"]["verdict"] == "warn" and "set threads to" in checks["cpus"]["advice"], checks["cpus"]
+
+
+def serve_says_what_is_wrong_before_it_loads():
+    with taken_port() as address:
+        for flags, words in (
+                (["--grpc", address], [f'grpc: cannot listen on "{address}"', "Address already in use", "ss -ltnp"]),
+                (["--http", address], [f'http: cannot listen on "{address}"', "Address already in use"]),
+                (["--grpc", "127.0.0.1"], ["grpc: expected HOST:PORT", '"127.0.0.1"']),
+                (["--grpc", "nohost.invalid:1", "--insecure"], ["grpc: cannot listen on"]),
+                (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], ["cache.disk: /proc/pages cannot be"]),
+                (["--cache-disk", "/tmp"], ["cache.disk: pages reach it through host memory"]),
+                (["--model", "/nowhere"], ["/nowhere"]),
+                (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], ["do not fit into", "sluice inspect"])):
+            done = sluice("serve", *([] if "--http" in flags else ["--http", "off"]), *([] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]),
+                          *flags)
+            assert done.returncode == 1 and not done.stdout, done
+            assert all(word in done.stderr for word in words), (flags, done.stderr)
+            assert "loaded" not in done.stderr, "minutes went by before it was said"
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests([a_good_machine_gets_a_line_for_each_thing, what_is_wrong_fails_with_advice, threads_beyond_the_cpus_are_a_warning,
+                        serve_says_what_is_wrong_before_it_loads]))

@@ -1,0 +1,172 @@
+// Block attention through the whole model: rows with no more pages before them than they may choose are full attention
+// to the bit, choosing all but nothing changes nothing, and the rule of same bits holds across the change of kernels.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "model/cache_layout.h"
+#include "tests/support/model_runner.h"
+#include "tests/support/source_file.h"
+
+namespace sluice {
+namespace {
+
+constexpr BlockGlobalConfig kMode{.pages = 3, .sink_pages = 1, .window_pages = 1, .full_every = 0};
+constexpr int32_t kDense = 3 * kPageTokens;  // positions below are full attention
+constexpr int32_t kPrompt = 7 * kPageTokens + 20;
+
+std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
+
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
+  std::vector<TokenId> tokens;
+  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 128);
+  return tokens;
+}
+
+std::unique_ptr<ModelRunner> open(const ModelRunner::Options& options, const char* name = "v2_lite") {
+  auto runner = ModelRunner::open(golden(name), options);
+  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
+  return std::move(runner).value();
+}
+
+bool same(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& tokens, int32_t chunk) {
+  std::vector<float> logits;
+  const auto size = static_cast<int32_t>(tokens.size());
+  for (int32_t begin = 0; begin < size; begin += chunk) {
+    const std::vector<float> part = runner.compute(tokens, begin, std::min(size, begin + chunk), TokenRole::kPrompt);
+    logits.insert(logits.end(), part.begin(), part.end());
+  }
+  return logits;
+}
+
+TEST(BlockAttention, RowsThatMayChooseEverythingAreFullAttentionToTheBit) {
+  for (DType cache : {DType::kF32, DType::kBF16}) {
+    const auto full = open({.cache_dtype = cache}), blocks = open({.cache_dtype = cache, .block_global = kMode});
+    const std::vector<TokenId> tokens = tokens_of(kPrompt, 1);
+    const std::vector<float> want = full->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+    const std::vector<float> got = blocks->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+    const auto dense = static_cast<size_t>(kDense) * static_cast<size_t>(full->config().vocab_size);
+    EXPECT_TRUE(same(std::span(got).first(dense), std::span(want).first(dense)));
+    for (size_t row = kDense; row < kPrompt; ++row) {
+      const size_t at = row * static_cast<size_t>(full->config().vocab_size);
+      EXPECT_FALSE(same(std::span(got).subspan(at, 128), std::span(want).subspan(at, 128))) << "row " << row;
+    }
+  }
+}
+
+// With as many pages as the row has, in a generated role, the short sequence is the sequence.
+TEST(BlockAttention, GeneratedRowsBelowTheBudgetAreFullAttentionToTheBit) {
+  const std::vector<TokenId> tokens = tokens_of(kPrompt, 2);
+  BlockGlobalConfig wide = kMode;
+  wide.pages = 8;
+  const auto full = open({}), blocks = open({.block_global = wide});
+  for (ModelRunner* runner : {full.get(), blocks.get()}) runner->compute(tokens, 0, kPrompt - 1, TokenRole::kPrompt);
+  EXPECT_TRUE(same(blocks->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated),
+                   full->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated)));
+}
+
+TEST(BlockAttention, EveryChunkThreadCountInstructionSetAndCacheTypeGivesTheSameBits) {
+  const std::vector<TokenId> tokens = tokens_of(kPrompt, 3);
+  for (int32_t full_every : {0, 2}) {
+    BlockGlobalConfig mode = kMode;
+    mode.full_every = full_every;
+    for (DType cache : {DType::kF32, DType::kBF16}) {
+      const auto first = open({.cache_dtype = cache, .threads = 1, .block_global = mode});
+      const std::vector<float> whole = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+      for (const Backend* backend : runnable_backends()) {
+        if (std::string_view(backend->name) == "ref") continue;
+        const auto runner = open({.backend = backend->name, .cache_dtype = cache, .threads = 3, .block_global = mode});
+        for (int32_t chunk : {17, 64, 130, kPrompt})
+          EXPECT_TRUE(same(in_chunks(*runner, tokens, chunk), whole)) << backend->name << " chunks of " << chunk;
+      }
+    }
+  }
+}
+
+// The oracle chooses the same pages, so its logits are near.
+TEST(BlockAttention, AgreesWithTheOracle) {
+  const std::vector<TokenId> tokens = tokens_of(kPrompt, 4);
+  const auto product = open({.block_global = kMode}), ref = open({.backend = "ref", .block_global = kMode});
+  std::vector<int32_t> chosen[2];
+  std::vector<float> logits[2];
+  for (int i : {0, 1}) {
+    ForwardObserver observer;
+    observer.selected = [&, i](int32_t, std::span<const SequenceSpan> spans, int32_t count, const int32_t* pages) {
+      for (const SequenceSpan& span : spans)
+        chosen[i].insert(chosen[i].end(), pages, pages + (span.position_end - span.position_begin) * count);
+    };
+    ModelRunner& runner = *(i == 0 ? product : ref);
+    const int32_t begin = kPrompt - 30;
+    runner.compute(tokens, 0, begin, TokenRole::kPrompt);
+    logits[i] = runner.compute(tokens, begin, kPrompt, TokenRole::kPrompt, &observer);
+  }
+  EXPECT_EQ(chosen[0].size(), static_cast<size_t>(product->config().num_hidden_layers * 30 * kMode.pages));
+  EXPECT_EQ(chosen[0], chosen[1]);
+  double error = 0, size = 0;
+  for (size_t i = 0; i < logits[0].size(); ++i) {
+    error += std::pow(double{logits[0][i]} - logits[1][i], 2);
+    size += std::pow(logits[1][i], 2);
+  }
+  EXPECT_LT(std::sqrt(error / size), 2e-6);
+}
+
+// Means travel with the latents: pages that went to host memory and came back elsewhere continue as if they had stayed,
+// and so does a copy of a page that is not full, whose mean is still to come.
+TEST(BlockAttention, PagesThatWereMovedAndCopied) {
+  const auto runner = open({.block_global = kMode});
+  const std::vector<TokenId> tokens = tokens_of(kPrompt, 5);
+  const std::vector<float> whole = runner->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+  const int32_t vocab = runner->config().vocab_size;
+  for (int32_t hit : {64, 300, 320}) {
+    runner->compute(tokens, 0, hit, TokenRole::kPrompt);
+    std::vector<PageId>& pages = runner->pages();
+    std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
+    for (int32_t page = 0; page * kPageTokens < hit; ++page) {
+      PageId& from = pages[static_cast<size_t>(page)];
+      PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
+      if ((page + 1) * kPageTokens <= hit) {
+        runner->kv().move({.page = from, .host = host.data(), .to_host = true});
+        runner->kv().move({.page = to, .host = host.data(), .to_host = false});
+      } else {
+        runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
+      }
+      std::swap(from, to);
+      std::fill(host.begin(), host.end(), std::byte{0xFF});
+      runner->kv().move({.page = to, .host = host.data(), .to_host = false});
+    }
+    EXPECT_TRUE(same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
+                     std::span(whole).subspan(static_cast<size_t>(hit * vocab))))
+        << "hit of " << hit;
+  }
+}
+
+TEST(BlockAttention, WhatElseIsAskedOfItIsNamed) {
+  const auto refused = [](const char* name, BlockGlobalConfig mode) {
+    return ModelRunner::open(golden(name), {.block_global = mode}).status().to_string();
+  };
+  EXPECT_EQ(refused("v32_index", kMode),
+            "FAILED_PRECONDITION: attention: block_global is for models with full attention; deepseek_v32 chooses for "
+            "itself");
+  EXPECT_EQ(refused("v2_lite", {.pages = 3, .sink_pages = 1, .window_pages = 2, .full_every = 0}),
+            "INVALID_ARGUMENT: block_global.pages: expected more than sink_pages (1) and window_pages (2) together, "
+            "found 3");
+  EXPECT_EQ(refused("v2_lite", {.pages = 3, .sink_pages = 1, .window_pages = 1, .full_every = 1}),
+            "INVALID_ARGUMENT: block_global.full_every: 1 keeps every layer full; that is attention: full");
+}
+
+TEST(BlockAttention, KeepsAMeanAPageAndLayerThatIsNotFull) {
+  ModelConfig config = ModelConfig::load(golden("v2_lite")).value();
+  config.num_hidden_layers = 5;
+  config.block_global = BlockGlobalConfig{.pages = 8, .sink_pages = 1, .window_pages = 1, .full_every = 2};
+  const KvLayout layout = cache_layout(config, DType::kBF16);
+  ASSERT_EQ(layout.groups.size(), 2u);
+  EXPECT_EQ(layout.groups[kMeansGroup].layers, (std::vector<int32_t>{1, 3}));
+  EXPECT_EQ(layout.bytes_per_page(), (64 * 5 + 2) * config.latent_dim() * 2);
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,216 @@
+// Whole steps on the emulated device beside the CPU's executor: batches, graphs, page traffic, what a result carries.
+#include "gpu/executor.h"
+
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "engine/executor.h"
+#include "gpu/engine.h"
+#include "kernels/registry.h"
+#include "tests/gpu/gpu_runner.h"
+
+namespace sluice {
+namespace {
+
+constexpr int32_t kNumPages = 8;
+
+// The first two layers of the demo behind both executors.
+class GpuExecutorTest : public ::testing::Test {
+ protected:
+  GpuExecutorTest()
+      : directory_(demo_of_layers(2)),
+        gpu_(directory_->path(), {.num_pages = 1}),
+        team_(2),
+        context_{team_, scratch_} {
+    const Checkpoint checkpoint = Checkpoint::open(directory_->path(), gpu_.config()).value();
+    cpu_ = std::move(DeepSeekModel::load(gpu_.config(), checkpoint, *find_backend("auto").value(), context_,
+                                         {.weights = WeightFormat::kF32, .cache_dtype = DType::kBF16, .progress = {}}))
+               .value();
+    device_executor_ = make(true);
+    cpu_executor_ = std::make_unique<Executor>(*cpu_, context_, kNumPages);
+  }
+
+  std::unique_ptr<GpuExecutor> make(bool graphs) {
+    return std::move(GpuExecutor::create(gpu_.model(), gpu_.device(), {.num_pages = kNumPages, .graphs = graphs}))
+        .value();
+  }
+
+  // One token, or a prompt, of a sequence that lies in one page.
+  SequenceWork work(const std::vector<TokenId>& tokens, int32_t begin, const PageId& page) const {
+    return {.begin = begin,
+            .end = static_cast<int32_t>(tokens.size()),
+            .role = begin == 0 ? TokenRole::kPrompt : TokenRole::kGenerated,
+            .all_tokens = tokens,
+            .num_prompt_tokens = static_cast<int32_t>(tokens.size()),
+            .pages = {&page, 1},
+            .samples = true,
+            .cached_hidden = {},
+            .sampling = &greedy_,
+            .stop_ids = {},
+            .num_logprobs = 3};
+  }
+
+  // Both run the plan; the answers' tokens and log-probabilities agree as far as bf16 rows allow. Returns the device's.
+  StepResult run_both(const StepPlan& plan) {
+    StepResult got = device_executor_->run(plan), want = cpu_executor_->run(plan);
+    EXPECT_TRUE(got.status.ok()) << got.status.to_string();
+    for (size_t i = 0; i < plan.work.size(); ++i) {
+      // 0.0016 sqrt(13 * 2 + 1) of logits with a deviation of about 3, four times its mean square: see model_test.cc.
+      constexpr double kAllowed = 4 * 2 * 0.0016 * 5.2 * 3;
+      EXPECT_EQ(got.results[i].token.has_value(), want.results[i].token.has_value());
+      if (!want.results[i].token) continue;
+      const std::vector<TokenLogprob>& top = want.results[i].top_logprobs;
+      if (top[0].logprob - top[1].logprob > 2 * kAllowed) {
+        EXPECT_EQ(got.results[i].token, want.results[i].token) << "work " << i;
+        EXPECT_NEAR(*got.results[i].logprob, *want.results[i].logprob, kAllowed) << "work " << i;
+      }
+    }
+    return got;
+  }
+
+  std::unique_ptr<TempDirectory> directory_;
+  GpuRunner gpu_;
+  ThreadTeam team_;
+  Scratch scratch_;
+  OpContext context_;
+  std::unique_ptr<DeepSeekModel> cpu_;
+  std::unique_ptr<GpuExecutor> device_executor_;
+  std::unique_ptr<Executor> cpu_executor_;
+  const SamplingParams greedy_{.temperature = 0};
+  const PageId pages_[kNumPages] = {PageId{5}, PageId{2}, PageId{7}, PageId{0},
+                                    PageId{1}, PageId{3}, PageId{4}, PageId{6}};
+};
+
+// Three sequences start, then go on together: from the second step of a shape on as a graph, with one copy in and one of
+// logits out, and without a graph the same bits.
+TEST_F(GpuExecutorTest, DecodesABatchAsAGraph) {
+  std::vector<std::vector<TokenId>> sequences{{0, 17, 900, 31}, {0, 5}, {0, 2000, 1, 44, 3, 99, 1234}};
+  const auto plain = make(false);
+  plain->set_hashing(true);
+  device_executor_->set_hashing(true);
+  for (int32_t step = 0; step < 4; ++step) {
+    StepPlan plan;
+    for (size_t i = 0; i < sequences.size(); ++i)
+      plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
+    const EmulatedDevice::Stats before = gpu_.device().stats();
+    const StepResult result = run_both(plan);
+    const EmulatedDevice::Stats& after = gpu_.device().stats();
+    EXPECT_EQ(after.copies_in - before.copies_in, 1);
+    EXPECT_EQ(after.copies_out - before.copies_out, 1);
+    EXPECT_EQ(after.waits - before.waits, 1);
+    EXPECT_EQ(after.replays - before.replays, step >= 2 ? 1 : 0);
+    (void)plain->run(plan);
+    EXPECT_EQ(plain->logits_hash(), device_executor_->logits_hash()) << "step " << step;
+    for (size_t i = 0; i < sequences.size(); ++i) sequences[i].push_back(*result.results[i].token);
+  }
+  EXPECT_EQ(device_executor_->graphs_captured(), 1);  // three rows, padded to four
+  EXPECT_EQ(plain->graphs_captured(), 0);
+}
+
+TEST_F(GpuExecutorTest, PagesAreCopiedAndMoved) {
+  const std::vector<TokenId> tokens{0, 17, 900, 31, 8};
+  StepPlan first;
+  first.work.push_back(work(tokens, 0, pages_[0]));
+  first.work[0].wants_hidden = true;
+  const StepResult prompt = run_both(first);
+  ASSERT_EQ(prompt.results[0].hidden.size(), 256u);
+  std::vector<TokenId> longer = tokens;
+  longer.push_back(77);
+
+  // The next token computed in the page itself, in its copy, and in one that went to the host and came back.
+  std::vector<std::byte> host(static_cast<size_t>(gpu_.model().kv_layout().bytes_per_page()));
+  StepPlan out;
+  out.moves.push_back({.page = pages_[0], .host = host.data(), .to_host = true});
+  out.copies.push_back({.from = pages_[0], .to = pages_[1], .num_positions = 5});
+  EXPECT_TRUE(device_executor_->run(out).status.ok());
+  StepPlan in;
+  in.moves.push_back({.page = pages_[2], .host = host.data(), .to_host = false});
+  for (int32_t i = 0; i < 3; ++i) in.work.push_back(work(longer, 5, pages_[i]));
+  const StepResult result = device_executor_->run(in);
+  ASSERT_TRUE(result.status.ok());
+  for (size_t i = 1; i < 3; ++i) EXPECT_EQ(result.results[i].logprob, result.results[0].logprob);
+
+  // A hidden state that went to the host draws the same token again, without being computed.
+  StepPlan cached;
+  cached.work.push_back(work(tokens, 0, pages_[0]));
+  cached.work[0].begin = cached.work[0].end;
+  cached.work[0].cached_hidden = prompt.results[0].hidden;
+  const StepResult again = device_executor_->run(cached);
+  ASSERT_TRUE(again.status.ok());
+  EXPECT_EQ(again.results[0].token, prompt.results[0].token);
+  EXPECT_EQ(again.results[0].logprob, prompt.results[0].logprob);
+}
+
+TEST_F(GpuExecutorTest, TheObserverSeesTheRows) {
+  const std::vector<TokenId> a{0, 17, 900}, b{0, 5};
+  StepPlan plan;
+  plan.work.push_back(work(a, 2, pages_[0]));
+  plan.work.push_back(work(b, 0, pages_[1]));
+  plan.work[0].begin = 0;
+  plan.work[0].role = TokenRole::kPrompt;
+  std::vector<int32_t> got, want;
+  const auto into = [](std::vector<int32_t>& target) {
+    return ForwardObserver{[&](int32_t layer, int64_t rows, int32_t top_k, const int32_t* experts, const float* weights) {
+                             EXPECT_EQ(layer, 1);
+                             EXPECT_EQ(rows, 5);
+                             EXPECT_GT(weights[0], 0);
+                             target.assign(experts, experts + rows * top_k);
+                           },
+                           {}};
+  };
+  const ForwardObserver of_device = into(got), of_cpu = into(want);
+  device_executor_->set_observer(&of_device);
+  cpu_executor_->set_observer(&of_cpu);
+  run_both(plan);
+  ASSERT_EQ(got.size(), 20u);
+  EXPECT_EQ(got, want);
+}
+
+TEST_F(GpuExecutorTest, PromptLogprobsOfAllPositions) {
+  const std::vector<TokenId> tokens{0, 17, 900, 31, 8};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  plan.work[0].num_prompt_logprobs = 2;
+  const StepResult result = run_both(plan);
+  const StepResult want = cpu_executor_->run(plan);
+  ASSERT_EQ(result.results[0].prompt_logprobs.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(result.results[0].prompt_logprobs[i][0].token, tokens[i + 1]);
+    EXPECT_NEAR(result.results[0].prompt_logprobs[i][0].logprob, want.results[0].prompt_logprobs[i][0].logprob, 0.2);
+  }
+}
+
+TEST_F(GpuExecutorTest, AFailureIsTheStepsStatus) {
+  const std::vector<TokenId> tokens{0, 17};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  for (const int64_t call : {1, 2, 3}) {  // copy in, copy out, wait
+    gpu_.device().fail_call(call);
+    EXPECT_EQ(device_executor_->run(plan).status.code(), StatusCode::kInternal) << call;
+  }
+  EXPECT_TRUE(device_executor_->run(plan).status.ok());
+}
+
+TEST(GpuEngine, PlansBeforeItLoads) {
+  const auto directory = demo_of_layers(2);
+  const ModelConfig config = ModelConfig::load(directory->path()).value();
+  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
+  ThreadTeam team(2);
+  Scratch scratch;
+  OpContext context{team, scratch};
+  const auto load = [&](int64_t memory_bytes, WeightFormat weights) {
+    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}), config,
+                           checkpoint, context,
+                           {.weights = weights, .max_batch_tokens = 16, .context_length = 128, .progress = {}});
+  };
+  const auto engine = load(int64_t{64} << 20, WeightFormat::kInt4G32);
+  ASSERT_TRUE(engine.ok()) << engine.status().to_string();
+  EXPECT_GT((*engine)->num_pages(), 100);
+  EXPECT_EQ((*engine)->device_name(), "emulated grid");
+  EXPECT_THAT(load(2 << 20, WeightFormat::kBF16).status().message(), ::testing::HasSubstr("device memory: weights of"));
+  EXPECT_THAT(load(int64_t{64} << 20, WeightFormat::kInt8).status().message(), ::testing::HasSubstr("int8"));
+}
+
+}  // namespace
+}  // namespace sluice
