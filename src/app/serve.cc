@@ -147,7 +147,10 @@ Status ServeCommand::run() {
   raise_file_limit();
   std::optional<SignalListener> listener(std::in_place, signals, end_while_loading);
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
-  if (!loaded->leads()) return follow(*loaded, resolved);
+  if (!loaded->leads()) {
+    listener.reset();  // the end is rank 0's to say
+    return follow(*loaded, resolved);
+  }
   if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
   warm_up(*loaded, resolved);
   listener.reset();
