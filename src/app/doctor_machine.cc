@@ -12,6 +12,7 @@
 #include "app/doctor.h"
 #include "base/machine_bounds.h"
 #include "base/machine_limits.h"
+#include "gpu/device_name.h"
 #include "kernels/registry.h"
 
 namespace sluice {
@@ -40,7 +41,8 @@ std::string cpu_field(const std::string& key) {
 
 Finding instructions(const Options& options) {
   const std::string model = cpu_field("model name");
-  const Result<const Backend*> backend = find_backend(options.device);
+  const bool on_gpu = is_cuda_device(options.device);  // the CPU then feeds it, and packs weights
+  const Result<const Backend*> backend = find_backend(on_gpu ? "auto" : options.device);
   if (!backend.ok())
     return {"instructions", Verdict::kFail, fmt::format("{}: {}", model, backend.status().message()),
             "take another --device, or a machine with AVX2 and FMA"};
@@ -169,11 +171,16 @@ Finding clock_state() {
   return {"clock", Verdict::kOk, "synchronised, source " + source, ""};
 }
 
-Finding cuda() {
+Finding cuda(const Options& options) {
   const std::string driver = first_line("/proc/driver/nvidia/version");
   int devices = 0;
   for (int i = 0; i < 64; ++i) devices += fs::exists(fmt::format("/dev/nvidia{}", i));
-  if (driver.empty() && devices == 0) return {"cuda", Verdict::kOk, "no NVIDIA device: the CPU serves", ""};
+  if (driver.empty() && devices == 0) {
+    if (is_cuda_device(options.device))
+      return {"cuda", Verdict::kFail, fmt::format("device {} is wanted, but there is no NVIDIA device", options.device),
+              "docker run --gpus all, or nvidia.com/gpu in the pod's limits; or leave --device out"};
+    return {"cuda", Verdict::kOk, "no NVIDIA device: the CPU serves", ""};
+  }
   if (driver.empty() || devices == 0)
     return {"cuda", Verdict::kWarn, fmt::format("{} devices, driver \"{}\"", devices, driver),
             devices == 0
@@ -195,7 +202,7 @@ void examine_machine(const Options& options, std::vector<Finding>& out) {
   out.push_back(swap());
   out.push_back(open_files());
   out.push_back(clock_state());
-  out.push_back(cuda());
+  out.push_back(cuda(options));
 }
 
 }  // namespace sluice

@@ -4,6 +4,8 @@
 #include "app/loaded_model.h"
 #include "app/serve_checks.h"
 #include "base/machine_limits.h"
+#include "gpu/device_name.h"
+#include "gpu/model.h"
 #include "kernels/registry.h"
 #include "model/checkpoint.h"
 #include "model/inspect.h"
@@ -36,8 +38,12 @@ Result<Model> read_model(const Options& options) {
     SLUICE_ASSIGN_OR_RETURN(out.directory, bundled_model());
   }
   SLUICE_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::load(out.directory));
-  SLUICE_ASSIGN_OR_RETURN(const Backend* backend, find_backend(options.device));
-  SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(config, *backend));
+  if (is_cuda_device(options.device)) {
+    SLUICE_RETURN_IF_ERROR(GpuModel::check_supported(config));
+  } else {
+    SLUICE_ASSIGN_OR_RETURN(const Backend* backend, find_backend(options.device));
+    SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(config, *backend));
+  }
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files, options.random_weights ? Result<Checkpoint>(Checkpoint::random(
                                                                                *options.random_weights, config))
                                                                          : Checkpoint::open(out.directory, config));
@@ -66,6 +72,12 @@ Finding model_folder(const Result<Model>& model) {
 
 Finding plan(const Options& options, const Model& model) {
   const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  if (is_cuda_device(options.device))
+    return {
+        "plan", Verdict::kOk,
+        fmt::format("weights {:.2f} GiB ({}) go to the device; the plan of its memory is made and printed at the start",
+                    gib(bytes_of(model)), name(model.weights)),
+        ""};
   const int64_t free = available_memory(), weights = bytes_of(model);
   const int64_t per_token =
       options.cache_dtype == "f32" || (options.cache_dtype == "auto" && model.weights == WeightFormat::kF32)

@@ -28,6 +28,8 @@ constexpr double kMiB = 1 << 20;
 // The weights alone must fit; what is short is named before anything is allocated.
 Status check_memory(int64_t needed, WeightFormat weights) {
   const int64_t free = available_memory();
+  if (const auto limit = group_limits().memory_bytes)
+    log_info("memory: a control group (the container's?) allows {:.0f} MiB", static_cast<double>(*limit) / kMiB);
   log_info("memory: weights {:.0f} MiB ({}), {:.0f} MiB free", static_cast<double>(needed) / kMiB, name(weights),
            static_cast<double>(free) / kMiB);
   if (needed <= free) return {};
@@ -222,6 +224,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (options.model.empty()) {
     SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
   }
+  if (!fs::is_directory(loaded->directory))
+    return not_found("model: {} is no folder; expected that of a checkpoint (config.json, *.safetensors, tokenizer.json)",
+                     loaded->directory);
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
   loaded->config.block_global = block_global_of(options);
   const bool on_gpu = is_cuda_device(options.device);

@@ -28,16 +28,22 @@ std::string state_of(const std::string& file) {
 
 }  // namespace
 
-Reloader::Reloader(const OptionFlags& flags, Options options, Parts parts)
-    : flags_(flags), options_(std::move(options)), parts_(parts) {
+Reloader::Files Reloader::look(const OptionFlags& flags, const Options& options) {
   const auto watch = [](std::vector<Watched>& files, const std::string& file) {
-    if (!file.empty()) files.push_back({file, state_of(file), state_of(file)});
+    if (file.empty()) return;
+    const std::string state = state_of(file);
+    files.push_back({file, state, state});
   };
-  watch(option_files_, flags.config_file());
-  if (parts.authenticator) watch(token_files_, options_.auth_tokens);
-  for (const std::string* file : {&options_.tls_cert, &options_.tls_key, &options_.tls_client_ca})
-    watch(certificate_files_, *file);
+  Files files;
+  watch(files.options, flags.config_file());
+  watch(files.tokens, options.auth_tokens);
+  for (const std::string* file : {&options.tls_cert, &options.tls_key, &options.tls_client_ca})
+    watch(files.certificates, *file);
+  return files;
 }
+
+Reloader::Reloader(const OptionFlags& flags, Options options, Files files, Parts parts)
+    : flags_(flags), options_(std::move(options)), parts_(parts), files_(std::move(files)) {}
 
 bool Reloader::changed(std::vector<Watched>& files) {
   bool changed = false;
@@ -54,13 +60,13 @@ bool Reloader::changed(std::vector<Watched>& files) {
 }
 
 void Reloader::tick() {
-  if (changed(option_files_)) reload_options();
-  if (changed(token_files_)) reload_tokens();
-  if (changed(certificate_files_)) reload_certificates();
+  if (changed(files_.options)) reload_options();
+  if (changed(files_.tokens)) reload_tokens();
+  if (changed(files_.certificates)) reload_certificates();
 }
 
 void Reloader::reload() {
-  for (auto* files : {&option_files_, &token_files_, &certificate_files_})
+  for (auto* files : {&files_.options, &files_.tokens, &files_.certificates})
     for (Watched& watched : *files) watched.seen = watched.read = state_of(watched.file);
   reload_options();
   reload_tokens();
@@ -68,7 +74,7 @@ void Reloader::reload() {
 }
 
 void Reloader::reload_options() {
-  if (option_files_.empty()) return;
+  if (files_.options.empty()) return;
   Result<Options> fresh = flags_.resolve();
   if (!fresh.ok()) return log_error("reload: the options of before stay: {}", fresh.status().to_string());
   int num_changed = 0;
@@ -85,7 +91,7 @@ void Reloader::reload_options() {
   }
   parts_.queue.set_limits({.max_requests = options_.queue_requests, .max_tokens = options_.queue_tokens});
   set_log_level(options_.log_level);
-  log_info("reload: {}: {} options changed", option_files_.front().file, num_changed);
+  log_info("reload: {}: {} options changed", files_.options.front().file, num_changed);
 }
 
 void Reloader::reload_tokens() {
@@ -98,7 +104,7 @@ void Reloader::reload_tokens() {
 }
 
 void Reloader::reload_certificates() {
-  if (certificate_files_.empty()) return;
+  if (files_.certificates.empty()) return;
   Status status = parts_.grpc.reload_tls();
   if (status.ok() && parts_.http) status = parts_.http->reload_tls();
   if (!status.ok()) return log_error("reload: the certificates of before stay: {}", status.to_string());

@@ -26,8 +26,18 @@ class Reloader {
     GrpcServer& grpc;
     HttpServer* http;  // null: there is none
   };
+  struct Watched {
+    std::string file;
+    std::string seen, read;  // what stat() said at the last tick, and before the content was read
+  };
+  struct Files {
+    std::vector<Watched> options, tokens, certificates;
+  };
+  // The files' states, to be taken before the first reading: what changes while the model loads is a change, too.
+  static Files look(const OptionFlags& flags, const Options& options);
+
   // `flags` are those that gave `options`; they win over the file at each reading, too.
-  Reloader(const OptionFlags& flags, Options options, Parts parts);
+  Reloader(const OptionFlags& flags, Options options, Files files, Parts parts);
 
   // Reads all again (SIGHUP).
   void reload();
@@ -38,10 +48,6 @@ class Reloader {
   const Options& options() const { return options_; }
 
  private:
-  struct Watched {
-    std::string file;
-    std::string seen, read;  // what stat() said at the last tick, and when the content was read
-  };
   void reload_options();
   void reload_tokens();
   void reload_certificates();
@@ -51,7 +57,7 @@ class Reloader {
   const OptionFlags& flags_;
   Options options_;
   const Parts parts_;
-  std::vector<Watched> option_files_, token_files_, certificate_files_;
+  Files files_;
 };
 
 }  // namespace sluice

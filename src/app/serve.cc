@@ -136,6 +136,7 @@ Status ServeCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(const Options resolved, options.resolve());
   set_up_logging(resolved.log_level.c_str());
   if (resolved.log_format == "json") use_json_logs();
+  Reloader::Files files = Reloader::look(options, resolved);
   const TlsFiles tls = tls_files(resolved);
   SLUICE_RETURN_IF_ERROR(check_security(resolved));
   SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
@@ -209,7 +210,7 @@ Status ServeCommand::run() {
   std::fflush(stdout);
 
   Reloader reloader(
-      options, resolved,
+      options, resolved, std::move(files),
       {.queue = queue, .frontend = frontend, .authenticator = authenticator.get(), .grpc = *grpc, .http = http.get()});
   const int signal = wait_for_end(signals, reloader);
   const double drain_seconds = reloader.options().drain_seconds;

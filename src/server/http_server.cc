@@ -74,6 +74,9 @@ struct HttpServer::Impl {
   std::string address;
   int port = 0;
   asio::io_context io{kThreads};
+  // A connection whose answer is being computed waits for nothing of `io`: without this the threads would go home as
+  // soon as the acceptor is closed, and nobody would hear the answer's end.
+  asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   tcp::acceptor acceptor{asio::make_strand(io)};
   asio::steady_timer accept_pause{acceptor.get_executor()};
   std::vector<std::thread> threads;
@@ -201,6 +204,7 @@ bool HttpServer::shutdown(Duration grace) {
     }
     std::this_thread::sleep_for(kShutdownTick);
   }
+  impl_->work.reset();
   for (std::thread& thread : impl_->threads) thread.join();
   return complete;
 }

@@ -77,6 +77,14 @@ def threads_beyond_the_cpus_are_a_warning():
     assert code == 0 and checks["cpus"]["verdict"] == "warn" and "set threads to" in checks["cpus"]["advice"], checks["cpus"]
 
 
+def a_gpu_that_is_not_there_fails():
+    if pathlib.Path("/dev/nvidia0").exists():
+        return
+    code, checks = doctor(*FREE, "--device", "cuda")
+    assert code == 1 and checks["cuda"]["verdict"] == "fail" and "there is no NVIDIA device" in checks["cuda"]["found"], checks["cuda"]
+    assert checks["instructions"]["verdict"] != "fail", "the CPU is not to blame"
+
+
 def serve_says_what_is_wrong_before_it_loads():
     with taken_port() as address:
         for flags, words in (
@@ -86,7 +94,7 @@ def serve_says_what_is_wrong_before_it_loads():
                 (["--grpc", "nohost.invalid:1", "--insecure"], ["grpc: cannot listen on"]),
                 (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], ["cache.disk: /proc/pages cannot be"]),
                 (["--cache-disk", "/tmp"], ["cache.disk: pages reach it through host memory"]),
-                (["--model", "/nowhere"], ["/nowhere"]),
+                (["--model", "/nowhere"], ["model: /nowhere is no folder", "config.json"]),
                 (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], ["do not fit into", "sluice inspect"])):
             done = sluice("serve", *([] if "--http" in flags else ["--http", "off"]), *([] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]),
                           *flags)
@@ -96,5 +104,5 @@ def serve_says_what_is_wrong_before_it_loads():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests([a_good_machine_gets_a_line_for_each_thing, what_is_wrong_fails_with_advice, threads_beyond_the_cpus_are_a_warning,
+    sys.exit(run_tests([a_good_machine_gets_a_line_for_each_thing, what_is_wrong_fails_with_advice, threads_beyond_the_cpus_are_a_warning, a_gpu_that_is_not_there_fails,
                         serve_says_what_is_wrong_before_it_loads]))

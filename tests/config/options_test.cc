@@ -44,7 +44,7 @@ TEST_F(OptionsFile, DefaultYamlNamesEveryKeyWithItsDefault) {
 
 TEST_F(OptionsFile, ScenariosNameOnlyOptionsThatExist) {
   int num_files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(SLUICE_SOURCE_DIR "/configs")) {
+  for (const auto& entry : std::filesystem::directory_iterator(source_file("configs"))) {
     if (entry.path().extension() != ".yaml") continue;
     Options options;
     const Status status = apply_yaml(entry.path().string(), options);

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 #include "kernels/cuda/types.h"
 
@@ -307,7 +308,9 @@ template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared_bytes, Stream stream,
             const Arguments&... arguments) {
   if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return;
-  const auto work = [=] { grid::run([&] { kernel(arguments...); }, blocks, threads, shared_bytes); };
+  // As the kernel's own types: a copied array would be another array, and need not be aligned as the first.
+  const std::tuple<Parameters...> values(arguments...);
+  const auto work = [=] { grid::run([&] { std::apply(kernel, values); }, blocks, threads, shared_bytes); };
   if (stream) {
     stream->enqueue(work);
   } else {
