@@ -49,18 +49,17 @@ struct LoadedModel {
   std::unique_ptr<ThreadTeam> team;
   Scratch scratch;
   std::unique_ptr<Group> group;
-  std::unique_ptr<DeepSeekModel> model;
   std::unique_ptr<DeepSeekModel> model;  // on the CPU, or
   std::unique_ptr<GpuEngine> gpu;        // on a CUDA device, with its executor
-  int32_t num_pages = 0;  // of the paged cache
+  int32_t num_pages = 0;                 // of the paged cache
 };
 
 // What `attention` and `block_global.*` ask for; none for full attention.
 std::optional<BlockGlobalConfig> block_global_of(const Options& options);
 
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
-// that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine, which
-// keep a cache each.
+// that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine,
+// which keep a cache each.
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers = 1);
 
 }  // namespace sluice

@@ -71,7 +71,7 @@ class RankGroup {
     return std::ranges::all_of(ranks_, [](const RankProcess& rank) { return rank.ended.has_value(); });
   }
 
-  const Launch launch_;
+  Launch launch_;
   const sigset_t signals_, former_;
   std::vector<RankProcess> ranks_;
   bool stopping_ = false;
@@ -107,9 +107,8 @@ void RankGroup::become_rank(int rank, int listener, std::vector<std::string>& wo
 
 Status RankGroup::start() {
   SLUICE_ASSIGN_OR_RETURN(std::vector<std::string> words, own_words());
-  Launch launch = launch_;
   SLUICE_ASSIGN_OR_RETURN(const int listener, listen_at("127.0.0.1", 0));
-  const_cast<Launch&>(launch_).port = port_of(listener);
+  launch_.port = port_of(listener);
   for (int rank = 0; rank < launch_.size; ++rank) {
     const pid_t pid = fork();
     if (pid == 0) become_rank(rank, listener, words);
