@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <span>
 
+#include "sluice/clock.h"
 #include "sluice/status.h"
 
 namespace sluice {
@@ -22,6 +23,9 @@ class Communicator {
   int rank() const { return rank_; }
   int size() const { return size_; }
   bool alone() const { return size_ == 1; }
+
+  // How long an operation may take from now on, the wait for the slowest rank included.
+  virtual void set_timeout(Duration timeout) = 0;
 
   // values[i] = ((v_0[i] + v_1[i]) + v_2[i]) + ..., v_r being rank r's values, on every rank.
   virtual Status all_reduce_sum(std::span<float> values) = 0;

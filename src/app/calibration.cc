@@ -122,7 +122,8 @@ void Calibration::run_text() {
                          .num_prompt_logprobs = 0});
     const StepBatch batch = builder.build(plan, cache_->pages(), nullptr);
     hidden.resize(batch.output_rows.size() * static_cast<size_t>(config.hidden_size));
-    model_->forward(batch, hidden.data(), *context_);
+    const Status status = model_->forward(batch, hidden.data(), *context_);
+    SLUICE_CHECK(status.ok(), "one rank: {}", status.to_string());
     if (!stage_.empty()) continue;
     logits.resize(batch.output_rows.size() * static_cast<size_t>(config.vocab_size));
     model_->logits(hidden.data(), static_cast<int64_t>(batch.output_rows.size()), logits.data(), *context_);

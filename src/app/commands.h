@@ -38,6 +38,8 @@ const std::vector<std::string>& attention_keys();
 
 // Keys that make sense for a command that loads a model and exits.
 const std::vector<std::string>& offline_keys();
+// The same for one that may run on several ranks.
+const std::vector<std::string>& rank_keys();
 
 // Flags of one request: --max-tokens, --temperature, ... Absent ones keep the model's defaults.
 class RequestFlags {

@@ -6,6 +6,7 @@
 #include "app/commands.h"
 #include "app/files.h"
 #include "app/offline.h"
+#include "app/rank_processes.h"
 
 namespace sluice {
 
@@ -59,7 +60,10 @@ void GenerateCommand::print_json(const LoadedModel&, const Request& request, con
 
 Status GenerateCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(Options resolved, options.resolve());
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  if (!launch.is_rank) return run_rank_processes(launch, false);
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->leads()) return follow(*loaded, resolved);
   Request one;
   SLUICE_ASSIGN_OR_RETURN(one.prompt, prompt_tokens(*loaded));
   SLUICE_RETURN_IF_ERROR(request.apply(loaded->info, one));
@@ -108,7 +112,7 @@ Status GenerateCommand::run() {
 
 Action add_generate(CLI::App& app) {
   auto command = std::make_shared<GenerateCommand>();
-  command->options.add_to(app, offline_keys());
+  command->options.add_to(app, rank_keys());
   command->request.add_to(app);
   app.add_option("--prompt,-p", command->prompt, "the text to continue");
   app.add_option("--prompt-file", command->prompt_file, "read the prompt from a file, - for standard input");

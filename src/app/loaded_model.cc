@@ -9,6 +9,8 @@
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
 #include "base/machine_limits.h"
+#include "config/launch.h"
+#include "engine/rank_message.h"
 #include "gpu/device_name.h"
 #include "gpu/open.h"
 #include "gpu/packing.h"
@@ -24,10 +26,7 @@ namespace fs = std::filesystem;
 constexpr double kMiB = 1 << 20;
 
 // The weights alone must fit; what is short is named before anything is allocated.
-Status check_memory(const ModelReport& report, WeightFormat weights) {
-  int64_t needed = 0;
-  for (const auto& [format, bytes] : report.weights_bytes)
-    if (format == weights) needed = bytes;
+Status check_memory(int64_t needed, WeightFormat weights) {
   const int64_t free = available_memory();
   if (const auto limit = group_limits().memory_bytes)
     log_info("memory: a control group (the container's?) allows {:.0f} MiB", static_cast<double>(*limit) / kMiB);
@@ -93,14 +92,58 @@ DType cache_dtype(const Options& options, WeightFormat weights) {
   return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
 }
 
-// Stands for the model, the format, and what this build and this machine make of them.
-Result<uint64_t> packed_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
-  SLUICE_ASSIGN_OR_RETURN(const uint64_t model,
-                          model_fingerprint(loaded.directory,
-                                            fmt::format("{} {} {}", name(options.weights), name(weights),
-                                                        name(cache_dtype(options, weights))),
-                                            options.random_weights));
-  return model ^ packed_layout(loaded.backend ? packing_of(*loaded.backend) : cuda_packing(), weights);
+// Stands for the model, the formats and how ranks share it.
+Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
+  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype(options, weights)));
+  if (options.tp > 1) how += fmt::format(" tp {} {}", options.tp, options.parallel_experts);
+  return model_fingerprint(loaded.directory, how, options.random_weights);
+}
+
+ExpertSplit expert_split(const Options& options) {
+  return options.parallel_experts == "whole" ? ExpertSplit::kWhole : ExpertSplit::kSliced;
+}
+
+// The others' addresses, from what launched this rank.
+GroupAddress group_address(const Launch& launch, const Options& options) {
+  const auto duration = [](double value) {
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value));
+  };
+  return {.rank = launch.rank,
+          .size = launch.size,
+          .host = launch.host,
+          .port = launch.port,
+          .listener = launch.listener,
+          .own_host = options.parallel_address,
+          .start_timeout = duration(options.parallel_start_timeout),
+          .timeout = duration(options.parallel_timeout)};
+}
+
+// Waits for the others and makes sure that all hold the same; the smallest cache counts for all.
+Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loaded) {
+  struct Terms {
+    uint64_t model;
+    int64_t max_batch_tokens;
+    int64_t num_pages;
+  };
+  SLUICE_RETURN_IF_ERROR(loaded.group->meet());
+  Communicator& ranks = loaded.group->ranks();
+  loaded.model->join(ranks);
+  if (ranks.alone()) return {};
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights));
+  const Terms own{key, options.max_batch_tokens, loaded.num_pages};
+  std::vector<Terms> all(static_cast<size_t>(ranks.size()));
+  SLUICE_RETURN_IF_ERROR(ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank].model != all[0].model)
+      return failed_precondition("rank {}: model, weight format, cache type or split of experts differ from rank 0's",
+                                 rank);
+    if (all[rank].max_batch_tokens != all[0].max_batch_tokens)
+      return failed_precondition("rank {}: scheduler.max_batch_tokens: expected rank 0's {}, found {}", rank,
+                                 all[0].max_batch_tokens, all[rank].max_batch_tokens);
+    loaded.num_pages = std::min(loaded.num_pages, static_cast<int32_t>(all[rank].num_pages));
+  }
+  log_info("rank {} of {}: all have met; each caches {} pages", ranks.rank(), ranks.size(), loaded.num_pages);
+  return {};
 }
 
 Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
@@ -142,9 +185,9 @@ std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
                            .full_every = options.block_global_full_every};
 }
 
-Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length) {
+Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers) {
   const int64_t page_bytes = layout.bytes_per_page();
-  const int64_t free = available_memory();
+  const int64_t free = available_memory() / sharers;
   const int64_t wanted = memory_mib > 0 ? memory_mib << 20 : std::min<int64_t>(free / 4, int64_t{4} << 30);
   const int64_t pages_of_context = (context_length + kPageTokens - 1) / kPageTokens + 1;
   int64_t pages = wanted / page_bytes;
@@ -160,9 +203,23 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
   return static_cast<int32_t>(std::min<int64_t>(pages, INT32_MAX));
 }
 
+LoadedModel::~LoadedModel() {
+  if (!model || model->partition().num_ranks == 1 || !leads()) return;
+  // Where they are gone already there is nobody to tell.
+  const Status told = send_message(model->ranks(), encode(RankMessage::kEnd));
+  if (!told.ok()) log_debug("{}", told.to_string());
+}
+
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   const TimePoint begin = std::chrono::steady_clock::now();
   auto loaded = std::make_unique<LoadedModel>();
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(options.tp));
+  if (!launch.is_rank)
+    return failed_precondition(
+        "tp: this command runs on one rank, asked for {}; serve, generate, perplexity and bench"
+        " engine start several",
+        options.tp);
+  SLUICE_ASSIGN_OR_RETURN(loaded->group, Group::open(group_address(launch, options)));
   loaded->directory = options.model;
   if (options.model.empty()) {
     SLUICE_ASSIGN_OR_RETURN(loaded->directory, bundled_model());
@@ -173,6 +230,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   SLUICE_ASSIGN_OR_RETURN(loaded->config, ModelConfig::load(loaded->directory));
   loaded->config.block_global = block_global_of(options);
   const bool on_gpu = is_cuda_device(options.device);
+  if (on_gpu && launch.size > 1)
+    return failed_precondition("tp: device {} runs on one rank, asked for {}; ranks are the CPU's so far",
+                               options.device, launch.size);
   if (!on_gpu) {
     SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
     SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
@@ -181,46 +241,53 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
                           options.random_weights
                               ? Result<Checkpoint>(Checkpoint::random(*options.random_weights, loaded->config))
                               : Checkpoint::open(loaded->directory, loaded->config));
-  loaded->team = std::make_unique<ThreadTeam>(options.threads > 0 ? options.threads : ThreadTeam::available_cpus());
+  loaded->team = std::make_unique<ThreadTeam>(
+      options.threads > 0 ? options.threads : std::max(1, ThreadTeam::available_cpus() / launch.local_size));
   SLUICE_RETURN_IF_ERROR(load_tokenizer(options, *loaded));
   const ModelReport report = inspect(loaded->config);
   SLUICE_RETURN_IF_ERROR(fill_info(options, report, *loaded));
 
   const WeightFormat weights = options.weights == WeightFormat::kAuto ? files.native_format() : options.weights;
-  if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(report, weights));
-  int64_t total = 0;
-  for (const auto& [format, bytes] : report.weights_bytes)
-    if (format == weights) total = bytes;
+  SLUICE_ASSIGN_OR_RETURN(const Partition partition,
+                          Partition::make(loaded->config, weights, launch.rank, launch.size, expert_split(options)));
+  const int64_t total = rank_bytes(loaded->config, weights, partition);
+  if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(total * launch.local_size, weights));
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
-    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, packed_key(options, *loaded, weights));
+    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights));
+    const std::string part = launch.size == 1 ? "" : fmt::format("-{}of{}", launch.rank, launch.size);
     const std::string file =
-        fmt::format("{}-{}.packed", fs::path(loaded->directory).filename().string(), name(weights));
-    packed_cache.emplace(options.weights_cache + "/" + file, key);
+        fmt::format("{}-{}{}.packed", fs::path(loaded->directory).filename().string(), name(weights), part);
+    packed_cache.emplace(options.weights_cache + "/" + file,
+                         key ^ packed_layout(loaded->backend ? packing_of(*loaded->backend) : cuda_packing(), weights));
   }
   if (const auto& mode = loaded->config.block_global)
-    log_info("attention: block_global: beyond {} positions a token attends to {} pages of {} ({} first, {} last); {} "
-             "layers stay full",
-             mode->pages * kPageTokens, mode->pages, kPageTokens, mode->sink_pages, mode->window_pages,
-             mode->num_full(loaded->config.num_hidden_layers));
+    log_info(
+        "attention: block_global: beyond {} positions a token attends to {} pages of {} ({} first, {} last); {} "
+        "layers stay full",
+        mode->pages * kPageTokens, mode->pages, kPageTokens, mode->sink_pages, mode->window_pages,
+        mode->num_full(loaded->config.num_hidden_layers));
   OpContext context = loaded->context();
   if (on_gpu) {
     SLUICE_RETURN_IF_ERROR(load_on_gpu(options, files, total, packed_cache ? &*packed_cache : nullptr, *loaded));
   } else {
     ProgressBar bar("loading", total);
-    SLUICE_ASSIGN_OR_RETURN(loaded->model,
-                            DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
-                                                {.weights = options.weights,
-                                                 .cache_dtype = cache_dtype(options, weights),
-                                                 .max_batch_tokens = options.max_batch_tokens,
-                                                 .progress = [&](int64_t done) { bar.show(done); },
-                                                 .observer = {},
-                                                 .packed_cache = packed_cache ? &*packed_cache : nullptr}));
+    SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
+                                                               {.weights = options.weights,
+                                                                .cache_dtype = cache_dtype(options, weights),
+                                                                .max_batch_tokens = options.max_batch_tokens,
+                                                                .progress = [&](int64_t done) { bar.show(done); },
+                                                                .observer = {},
+                                                                .packed_cache = packed_cache ? &*packed_cache : nullptr,
+                                                                .rank = launch.rank,
+                                                                .num_ranks = launch.size,
+                                                                .experts = expert_split(options)}));
   }
   loaded->info.weights = name(weights);
   if (!on_gpu) {
     SLUICE_ASSIGN_OR_RETURN(loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib,
-                                                          loaded->info.context_length));
+                                                          loaded->info.context_length, launch.local_size));
+    SLUICE_RETURN_IF_ERROR(join_ranks(options, weights, *loaded));
   }
   log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,

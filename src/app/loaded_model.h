@@ -12,6 +12,7 @@
 #include "config/options.h"
 #include "gpu/engine.h"
 #include "model/deepseek.h"
+#include "parallel/group.h"
 #include "tokenizer/tokenizer.h"
 
 namespace sluice {
@@ -22,8 +23,12 @@ Result<std::string> bundled_model();
 
 struct LoadedModel {
   // Logs progress and the memory plan to stderr. Errors name file, tensor, expected and found.
+  // Of several ranks this process loads its own part and waits for the others; FAILED_PRECONDITION if nobody launched
+  // them, or if they do not hold the same model.
   static Result<std::unique_ptr<LoadedModel>> load(const Options& options);
+  ~LoadedModel();  // rank 0 tells the others that it is over
 
+  bool leads() const { return !model || model->partition().first(); }
   OpContext context() { return {*team, scratch}; }
   // Of the model, wherever it is.
   KvLayout kv_layout() const { return gpu ? gpu->kv_layout() : model->kv_layout(); }
@@ -43,16 +48,18 @@ struct LoadedModel {
   const Backend* backend = nullptr;  // null on a CUDA device
   std::unique_ptr<ThreadTeam> team;
   Scratch scratch;
+  std::unique_ptr<Group> group;
   std::unique_ptr<DeepSeekModel> model;  // on the CPU, or
   std::unique_ptr<GpuEngine> gpu;        // on a CUDA device, with its executor
-  int32_t num_pages = 0;  // of the paged cache
+  int32_t num_pages = 0;                 // of the paged cache
 };
 
 // What `attention` and `block_global.*` ask for; none for full attention.
 std::optional<BlockGlobalConfig> block_global_of(const Options& options);
 
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
-// that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not.
-Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length);
+// that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine,
+// which keep a cache each.
+Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers = 1);
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 // The binary `sluice`: chooses a subcommand and turns its Status into an exit code. The only composition root of the
 // tree is this folder.
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "sluice/log.h"
 
 #include "app/commands.h"
+#include "app/rank_processes.h"
 #include "base/structured_log.h"
 
 namespace sluice {
@@ -58,7 +60,8 @@ int run(int argc, char** argv) {
     } else {
       std::fprintf(stderr, "sluice %s: %s\n", child->get_name().c_str(), status.to_string().c_str());
     }
-    return 1;
+    const bool is_child = std::getenv("SLUICE_RANK_LISTENER") != nullptr;  // of run_rank_processes()
+    return is_child && status.code() == StatusCode::kUnavailable ? kExitGroupBroken : 1;
   }
   return 1;
 }

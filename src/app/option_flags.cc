@@ -23,6 +23,17 @@ const std::vector<std::string>& offline_keys() {
   return keys;
 }
 
+const std::vector<std::string>& rank_keys() {
+  static const std::vector<std::string> keys = [] {
+    std::vector<std::string> all = offline_keys();
+    for (const char* key :
+         {"tp", "parallel.experts", "parallel.timeout", "parallel.start_timeout", "parallel.address"})
+      all.emplace_back(key);
+    return all;
+  }();
+  return keys;
+}
+
 void OptionFlags::add_to(CLI::App& app, const std::vector<std::string>& keys) {
   app.add_option("--config", config_file_, "YAML file with options; flags win over it")->type_name("FILE");
   const Options defaults;

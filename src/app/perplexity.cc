@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/files.h"
 #include "app/offline.h"
+#include "app/rank_processes.h"
 
 namespace sluice {
 
@@ -23,9 +24,12 @@ struct PerplexityCommand {
 
 Status PerplexityCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(Options resolved, options.resolve());
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  if (!launch.is_rank) return run_rank_processes(launch, false);
   SLUICE_ASSIGN_OR_RETURN(const std::string text, read_file(file));
   resolved.cache_enabled = false;
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->leads()) return follow(*loaded, resolved);
   SLUICE_ASSIGN_OR_RETURN(const PredictedText predicted, predict_text(*loaded, resolved, text, window));
   const double mean = predicted.mean();
   const int64_t tokens = predicted.tokens;
@@ -84,7 +88,7 @@ Result<PredictedText> predict_text(LoadedModel& loaded, const Options& options, 
 
 Action add_perplexity(CLI::App& app) {
   auto command = std::make_shared<PerplexityCommand>();
-  command->options.add_to(app, offline_keys());
+  command->options.add_to(app, rank_keys());
   app.add_option("--file,-f", command->file, "the text, - for standard input")->required();
   app.add_option("--window", command->window, "tokens predicted from one beginning [256]")
       ->check(CLI::Range(1, 1 << 20));

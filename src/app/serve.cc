@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 
 #include "sluice/log.h"
@@ -13,6 +14,7 @@
 #include "app/answer_log.h"
 #include "app/commands.h"
 #include "app/loop_report.h"
+#include "app/rank_processes.h"
 #include "app/reloader.h"
 #include "app/serve_checks.h"
 #include "app/serve_loop.h"
@@ -140,10 +142,16 @@ Status ServeCommand::run() {
   SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
   SLUICE_RETURN_IF_ERROR(check_addresses(resolved));
   SLUICE_RETURN_IF_ERROR(check_folders(resolved));
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  if (!launch.is_rank) return run_rank_processes(launch, true);
   const sigset_t signals = block_signals(authenticator || !tls.empty() || !options.config_file().empty());
   raise_file_limit();
   std::optional<SignalListener> listener(std::in_place, signals, end_while_loading);
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->leads()) {
+    listener.reset();  // the end is rank 0's to say
+    return follow(*loaded, resolved);
+  }
   if (!loaded->chat_format) log_warn("chat is off: {}", loaded->chat_status.message());
   warm_up(*loaded, resolved);
   listener.reset();
@@ -157,7 +165,18 @@ Status ServeCommand::run() {
     log_answer(record);
     if (exporter) exporter->record(record);
   });
+  // Whoever waits for the group is told; the end is that of SIGTERM, after which whoever started the ranks does it again.
+  std::mutex broken_mutex;
+  Status broken;
   ServeLoop loop(*loaded, resolved, queue, frontend);
+  loop.on_broken_group([&](const Status& why) {
+    log_error("the group of ranks is broken: {}", why.to_string());
+    {
+      const std::lock_guard lock(broken_mutex);
+      broken = why;
+    }
+    kill(getpid(), SIGTERM);
+  });
   SLUICE_RETURN_IF_ERROR(loop.start(resolved));
   const Services services{.frontend = frontend,
                           .queue = queue,
@@ -208,7 +227,8 @@ Status ServeCommand::run() {
   listener.reset();
   loop.drain(Duration{});
   log_info("stopped{}", complete ? "" : "; some answers were cut");
-  return {};
+  const std::lock_guard lock(broken_mutex);
+  return broken;
 }
 
 }  // namespace

@@ -9,6 +9,10 @@ namespace {
 // How long the loop sleeps at most without a command: bounds the time in which a deadline or a stop is noticed.
 constexpr Duration kIdleWait = std::chrono::milliseconds(50);
 
+// How often ranks without work hear of each other: with the timeout of collectives it bounds how long a lost rank goes
+// unnoticed.
+constexpr Duration kSignOfLifeInterval = std::chrono::seconds(1);
+
 std::vector<int32_t> routed_layers(const ModelConfig& config) {
   std::vector<int32_t> layers;
   for (int32_t layer = 0; layer < config.num_hidden_layers; ++layer)
@@ -58,8 +62,23 @@ void ServeLoop::apply(Command& command) {
   }
 }
 
+void ServeLoop::watch_group(bool worked, TimePoint& heard) {
+  const TimePoint now = std::chrono::steady_clock::now();
+  if (worked) heard = now;
+  if (now - heard > kSignOfLifeInterval) {
+    const Status alive = core_.executor().give_sign_of_life();
+    if (!alive.ok()) core_.scheduler().cancel_all(alive);
+    heard = std::chrono::steady_clock::now();
+  }
+  if (core_.executor().group_status().ok() || !on_broken_group_) return;
+  core_.scheduler().cancel_all(core_.executor().group_status());
+  on_broken_group_(core_.executor().group_status());
+  on_broken_group_ = {};
+}
+
 void ServeLoop::run() {
   const TimePoint began = std::chrono::steady_clock::now();
+  TimePoint heard = began;  // of the other ranks
   double busy = 0;
   bool worked = false;
   while (!stopping_) {
@@ -75,6 +94,7 @@ void ServeLoop::run() {
     const TimePoint step_began = std::chrono::steady_clock::now();
     worked = core_.step();
     if (worked) busy += seconds(std::chrono::steady_clock::now() - step_began);
+    watch_group(worked, heard);
     publish_snapshot(began, busy);
     // A drained queue stays closed and empty, so idle is final then. The closed flag is read before the queue is found
     // empty: what was let in before the close has been applied.

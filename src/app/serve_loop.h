@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <thread>
 
@@ -27,6 +28,9 @@ struct LoopSnapshot {
 class ServeLoop {
  public:
   ServeLoop(LoadedModel& loaded, const Options& options, RequestQueue& queue, TokenSink& sink);
+  // Called once, from the loop thread, when the group of ranks breaks: every answer has ended with UNAVAILABLE by then,
+  // and every later one will. Before start().
+  void on_broken_group(std::function<void(const Status&)> call) { on_broken_group_ = std::move(call); }
   // Opens the disk tier if the options name one, then starts the thread. Once.
   Status start(const Options& options);
   // Stops at once; running answers end with kCancelled.
@@ -42,11 +46,13 @@ class ServeLoop {
  private:
   void run();
   void apply(Command& command);
+  void watch_group(bool worked, TimePoint& heard);
   void publish_snapshot(TimePoint began, double busy);
 
   RequestQueue& queue_;
   ServingCore core_;
   ExpertLoad expert_load_;
+  std::function<void(const Status&)> on_broken_group_;
   std::atomic<bool> stopping_{false};
   std::atomic<bool> idle_{false};
   mutable std::mutex snapshot_mutex_;

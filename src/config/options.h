@@ -27,6 +27,12 @@ struct Options {
   std::string weights_cache;               // folder; empty: none
   std::string chat_format;                 // empty: by the checkpoint's chat_template
   int32_t context = 0;                     // tokens; 0: the model's own
+  // ranks
+  int32_t tp = 1;                          // that hold a part of the model each
+  std::string parallel_experts = "sliced"; // or "whole"
+  double parallel_timeout = 20;            // seconds, of one collective operation
+  double parallel_start_timeout = 600;     // seconds, until all ranks have loaded
+  std::string parallel_address;            // of this rank for the others; empty: the one that leads to rank 0
   // attention; pages of 64 positions
   std::string attention = "full";      // "full" or "block_global"
   int32_t block_global_pages = 64;       // that a token attends to

@@ -12,10 +12,6 @@ namespace sluice {
 
 namespace {
 
-// Rows of logits made at once: bounds the buffer (32 x 129,280 x 4 = 16.5 MB) when a long prompt asks for logprobs, and
-// is enough rows for the head's weights to be read once for a whole decode batch of usual size.
-constexpr size_t kLogitsRows = 32;
-
 class Stopwatch {
  public:
   explicit Stopwatch(double& total) : total_(total), begin_(std::chrono::steady_clock::now()) {}
@@ -38,26 +34,31 @@ uint64_t fnv1a(uint64_t hash, std::span<const float> values) {
 }  // namespace
 
 Executor::Executor(DeepSeekModel& model, OpContext context, int32_t num_pages)
-    : model_(model), context_(context), kv_(model.kv_layout(), model.cache_dtype(), num_pages) {
-  gathered_.resize(kLogitsRows * static_cast<size_t>(model.config().hidden_size));
-  logits_.resize(kLogitsRows * static_cast<size_t>(model.config().vocab_size));
-}
+    : model_(model), context_(context), kv_(model.kv_layout(), model.cache_dtype(), num_pages), logits_(model) {}
 
 StepResult Executor::run(const StepPlan& plan) {
   StepResult result;
   result.results.resize(plan.work.size());
+  result.status = group_status_.ok() ? compute(plan, result) : group_status_;
+  group_status_ = result.status;
+  return result;
+}
+
+Status Executor::compute(const StepPlan& plan, StepResult& result) {
   for (const PageMove& move : plan.moves) kv_.move(move);
-  for (const PageCopy& copy : plan.copies) kv_.copy(copy);
+  std::vector<LogitsRow> rows;
   {
     const Stopwatch watch(times_.forward);
     const StepBatch batch = builder_.build(plan, kv_.pages(), observer_);
     hidden_.resize(batch.output_rows.size() * static_cast<size_t>(model_.config().hidden_size));
-    if (!batch.tokens.empty()) model_.forward(batch, hidden_.data(), context_);
+    collect_rows(plan, rows);
+    if (model_.partition().num_ranks > 1) SLUICE_RETURN_IF_ERROR(tell_ranks(plan, batch, rows));
+    for (const PageCopy& copy : plan.copies) kv_.copy(copy);
+    if (!batch.tokens.empty()) SLUICE_RETURN_IF_ERROR(model_.forward(batch, hidden_.data(), context_));
   }
-  std::vector<LogitsRow> rows;
-  collect_rows(plan, rows);
-  for (size_t begin = 0; begin < rows.size(); begin += kLogitsRows)
-    answer(plan, std::span(rows).subspan(begin, std::min(kLogitsRows, rows.size() - begin)), result);
+  for (size_t begin = 0; begin < rows.size(); begin += VocabLogits::kRows)
+    SLUICE_RETURN_IF_ERROR(
+        answer(plan, std::span(rows).subspan(begin, std::min(VocabLogits::kRows, rows.size() - begin)), result));
 
   const int32_t hidden_size = model_.config().hidden_size;
   for (size_t i = 0; i < plan.work.size(); ++i) {
@@ -66,7 +67,48 @@ StepResult Executor::run(const StepPlan& plan) {
     const float* hidden = hidden_.data() + int64_t{last} * hidden_size;
     result.results[i].hidden.assign(hidden, hidden + hidden_size);
   }
-  return result;
+  return {};
+}
+
+Status Executor::give_sign_of_life() {
+  if (model_.partition().num_ranks == 1 || !group_status_.ok()) return group_status_;
+  group_status_ = send_message(model_.ranks(), encode(RankMessage::kSignOfLife));
+  float alive = 1;
+  if (group_status_.ok()) group_status_ = model_.ranks().all_reduce_sum({&alive, 1});
+  return group_status_;
+}
+
+// The others have the same pages but no lower tiers: what came from there travels along.
+Status Executor::tell_ranks(const StepPlan& plan, const StepBatch& batch, std::span<const LogitsRow> rows) {
+  std::vector<PageId> filled;
+  StepToSend step{.batch = &batch,
+                  .filled = {},
+                  .contents = {},
+                  .copies = plan.copies,
+                  .logits = {},
+                  .hidden_states = {},
+                  .hidden_size = model_.config().hidden_size};
+  for (const PageMove& move : plan.moves) {
+    if (move.to_host) continue;
+    filled.push_back(move.page);
+    step.contents.push_back(kv_.page(move.page));
+  }
+  step.filled = filled;
+  std::vector<LogitsWanted> logits;
+  for (const LogitsRow& row : rows) {
+    logits.push_back(row.wanted);
+    if (row.wanted.output < 0) step.hidden_states.push_back(row.hidden);
+  }
+  step.logits = logits;
+  return send_message(model_.ranks(), encode(step));
+}
+
+// Whether a draw needs more than the largest logit as it is.
+bool Executor::needs_all_logits(const SequenceWork& work) const {
+  const SamplingParams& params = *work.sampling;
+  return hashing_ || work.num_logprobs >= 0 || params.temperature != 0 || !params.logit_bias.empty() ||
+         params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0 ||
+         (work.masks_stop && !work.stop_ids.empty());
 }
 
 void Executor::collect_rows(const StepPlan& plan, std::vector<LogitsRow>& rows) const {
@@ -78,30 +120,44 @@ void Executor::collect_rows(const StepPlan& plan, std::vector<LogitsRow>& rows) 
     if (work.num_prompt_logprobs >= 0) {
       // The row of position p says what it thought of token p + 1, as long as that one is prompt, too.
       const int32_t count = std::min(work.end, work.num_prompt_tokens - 1) - work.begin;
-      for (int32_t index = 0; index < count; ++index) rows.push_back({i, first + int64_t{index} * hidden_size, index});
+      for (int32_t index = 0; index < count; ++index)
+        rows.push_back({i, first + int64_t{index} * hidden_size, index, {builder_.first_output(i) + index, true}});
     }
     if (!work.samples) continue;
     SLUICE_CHECK(outputs > 0 || !work.cached_hidden.empty(), "sequence {} draws from nothing", value(work.sequence));
-    rows.push_back({i, outputs > 0 ? first + int64_t{outputs - 1} * hidden_size : work.cached_hidden.data(), -1});
+    const bool all = model_.partition().num_ranks == 1 || needs_all_logits(work);
+    if (outputs > 0) {
+      rows.push_back(
+          {i, first + int64_t{outputs - 1} * hidden_size, -1, {builder_.first_output(i) + outputs - 1, all}});
+    } else {
+      rows.push_back({i, work.cached_hidden.data(), -1, {-1, all}});
+    }
   }
 }
 
-void Executor::answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result) {
-  const auto hidden_size = static_cast<size_t>(model_.config().hidden_size);
-  const auto vocab_size = static_cast<size_t>(model_.config().vocab_size);
+Status Executor::answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result) {
   {
     const Stopwatch watch(times_.logits);
-    for (size_t i = 0; i < rows.size(); ++i)
-      std::copy_n(rows[i].hidden, hidden_size, gathered_.data() + i * hidden_size);
-    model_.logits(gathered_.data(), static_cast<int64_t>(rows.size()), logits_.data(), context_);
+    std::vector<const float*> hidden;
+    std::vector<uint8_t> whole;
+    for (const LogitsRow& row : rows) {
+      hidden.push_back(row.hidden);
+      whole.push_back(row.wanted.whole);
+    }
+    SLUICE_RETURN_IF_ERROR(logits_.compute(hidden, whole, context_));
   }
   const Stopwatch watch(times_.sample);
   for (size_t i = 0; i < rows.size(); ++i)
-    answer_row(plan.work[rows[i].work_index], rows[i], std::span(logits_).subspan(i * vocab_size, vocab_size),
-               result.results[rows[i].work_index]);
+    answer_row(plan.work[rows[i].work_index], rows[i], i, result.results[rows[i].work_index]);
+  return {};
 }
 
-void Executor::answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float> logits, WorkResult& result) {
+void Executor::answer_row(const SequenceWork& work, const LogitsRow& row, size_t place, WorkResult& result) {
+  if (!row.wanted.whole) {
+    result.token = logits_.largest(place);
+    return;
+  }
+  const std::span<float> logits = logits_.row(place);
   if (row.prompt_index >= 0) {
     const TokenId next = work.all_tokens[static_cast<size_t>(work.begin + row.prompt_index + 1)];
     result.prompt_logprobs.push_back(log_probabilities(logits, next, work.num_prompt_logprobs));

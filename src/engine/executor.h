@@ -1,5 +1,6 @@
 // Carries out step plans: page moves and copies, the model, the draws. Owns the cache memory and the step's buffers;
-// the model, backend and threads are lent. One thread (the loop thread) calls run().
+// the model, backend and threads are lent. One thread (the loop thread) calls run(). Of a model over several ranks this
+// is rank 0: it tells the others each step (rank_message.h), and they follow (follower.h).
 #pragma once
 
 #include <vector>
@@ -8,7 +9,9 @@
 
 #include "engine/batch_builder.h"
 #include "engine/kv_memory.h"
+#include "engine/rank_message.h"
 #include "engine/step_executor.h"
+#include "engine/vocab_logits.h"
 #include "model/deepseek.h"
 
 namespace sluice {
@@ -17,7 +20,12 @@ class Executor final : public StepExecutor {
  public:
   Executor(DeepSeekModel& model, OpContext context, int32_t num_pages);
 
+  // Not ok: the group of ranks is broken, now and for every later step.
   StepResult run(const StepPlan& plan) override;
+
+  // Between steps: tells the other ranks that this one lives, and hears the same of them. Does nothing on one rank.
+  Status give_sign_of_life() override;
+  const Status& group_status() const override { return group_status_; }
 
   void set_observer(const ForwardObserver* observer) override { observer_ = observer; }
   void set_hashing(bool on) override { hashing_ = on; }
@@ -32,11 +40,15 @@ class Executor final : public StepExecutor {
     size_t work_index;
     const float* hidden;   // [hidden_size]
     int32_t prompt_index;  // entry of prompt_logprobs, or -1: draw
+    LogitsWanted wanted;
   };
 
   void collect_rows(const StepPlan& plan, std::vector<LogitsRow>& rows) const;
-  void answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result);
-  void answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float> logits, WorkResult& result);
+  bool needs_all_logits(const SequenceWork& work) const;
+  Status tell_ranks(const StepPlan& plan, const StepBatch& batch, std::span<const LogitsRow> rows);
+  Status compute(const StepPlan& plan, StepResult& result);
+  Status answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result);
+  void answer_row(const SequenceWork& work, const LogitsRow& row, size_t place, WorkResult& result);
 
   DeepSeekModel& model_;
   OpContext context_;
@@ -46,9 +58,9 @@ class Executor final : public StepExecutor {
   bool hashing_ = false;
   uint64_t logits_hash_ = 0xcbf29ce484222325;
   StepTimes times_;
-  std::vector<float> hidden_;    // [output rows, hidden_size]
-  std::vector<float> gathered_;  // [kLogitsRows, hidden_size]
-  std::vector<float> logits_;    // [kLogitsRows, vocab_size]
+  std::vector<float> hidden_;  // [output rows, hidden_size]
+  VocabLogits logits_;
+  Status group_status_;
 };
 
 }  // namespace sluice

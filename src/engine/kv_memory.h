@@ -15,14 +15,13 @@ class KvMemory {
 
   void copy(const PageCopy& copy);
   void move(const PageMove& move);
+  std::byte* page(PageId id);  // layout().bytes_per_page() bytes
 
   KvPages pages() { return {memory_.data(), layout_.bytes_per_page(), dtype_, &layout_}; }
   const KvLayout& layout() const { return layout_; }
   int32_t num_pages() const { return num_pages_; }
 
  private:
-  std::byte* page(PageId id);
-
   const KvLayout layout_;
   const DType dtype_;
   const int32_t num_pages_;

@@ -28,6 +28,14 @@ class StepExecutor {
   virtual uint64_t logits_hash() const = 0;
 
   virtual const StepTimes& times() const = 0;
+
+  // Between steps: tells other ranks that this one lives, and hears the same of them. Does nothing on one rank.
+  virtual Status give_sign_of_life() { return {}; }
+  // What broke the group of ranks; ok while it holds.
+  virtual const Status& group_status() const {
+    static const Status whole;
+    return whole;
+  }
 };
 
 }  // namespace sluice

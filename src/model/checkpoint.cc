@@ -310,6 +310,29 @@ void Checkpoint::read_rows(const std::string& name, int64_t row_begin, int64_t n
                         num_rows, cols, out);
 }
 
+void Checkpoint::read_block(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols,
+                            int64_t col_begin, int64_t num_cols, float* out, int64_t out_stride) const {
+  const Impl::Entry* entry = impl_->find(name);
+  const bool plain = entry != nullptr && entry->view.dtype != DType::kF8E4M3 && entry->view.dtype != DType::kI8;
+  SLUICE_CHECK(col_begin >= 0 && num_cols >= 0 && col_begin + num_cols <= cols && num_cols <= out_stride,
+               "{}: columns [{}, {}) of {}", name, col_begin, col_begin + num_cols, cols);
+  if (plain) {
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const int64_t begin = (row_begin + row) * cols + col_begin;
+      if (impl_->seed) {
+        random_values(*impl_->seed, impl_->resolve(name), begin, num_cols, out + row * out_stride);
+      } else {
+        widen_to_f32(entry->view, begin, num_cols, out + row * out_stride);
+      }
+    }
+    return;
+  }
+  std::vector<float> whole(static_cast<size_t>(num_rows * cols));
+  read_rows(name, row_begin, num_rows, whole.data());
+  for (int64_t row = 0; row < num_rows; ++row)
+    std::copy_n(whole.data() + row * cols + col_begin, num_cols, out + row * out_stride);
+}
+
 std::vector<int32_t> Checkpoint::read_ids(const std::string& name) const {
   const TensorView& view = impl_->at(name).view;
   const int64_t rows = view.shape[0], cols = view.shape[1];

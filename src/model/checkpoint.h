@@ -69,6 +69,11 @@ class Checkpoint {
   // multiplied by their block scales; out: [num_rows, cols]. Precondition: expect() said ok.
   void read_rows(const std::string& name, int64_t row_begin, int64_t num_rows, float* out) const;
 
+  // The same of columns [col_begin, col_begin + num_cols) of a matrix of `cols`; out: [num_rows, out_stride], of which the
+  // first num_cols of each row are written. Of plain floats no other byte of the file is touched.
+  void read_block(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols, int64_t col_begin,
+                  int64_t num_cols, float* out, int64_t out_stride) const;
+
   // All values of a table of ids (Storage::kTokenIds), row by row; one that 32 bits cannot hold becomes -1. Random ones
   // are routed experts, all different within a row. Precondition: expect() said ok.
   std::vector<int32_t> read_ids(const std::string& name) const;

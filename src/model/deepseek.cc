@@ -36,23 +36,32 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
   if (!backend.supports(loader.format()))
     return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
                                name(loader.format()), backend.name);
-  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format()));
+  if (options.num_ranks > 1 && config.hybrid)
+    return failed_precondition("tp: model_type {} runs on one rank, asked for {}", config.model_type,
+                               options.num_ranks);
+  // Which pages a row attends to follows from the sum over all heads.
+  if (options.num_ranks > 1 && config.block_global)
+    return failed_precondition("tp: attention block_global runs on one rank, asked for {}", options.num_ranks);
+  SLUICE_ASSIGN_OR_RETURN(const Partition partition,
+                          Partition::make(config, loader.format(), options.rank, options.num_ranks, options.experts));
+  std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format(), partition));
   model->load_weights(loader);
   if (options.packed_cache) options.packed_cache->finish();
   return model;
 }
 
 DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, const ModelLoadOptions& options,
-                             WeightFormat weights)
+                             WeightFormat weights, const Partition& partition)
     : config_(config),
       backend_(backend),
       weights_(weights),
       cache_dtype_(options.cache_dtype),
       max_batch_tokens_(options.max_batch_tokens),
+      partition_(partition),
       rope_(config) {
   if (!config.hybrid) {
-    attention_work_.emplace(config_, options.max_batch_tokens);
-    ffn_work_.emplace(config_, options.max_batch_tokens);
+    attention_work_.emplace(config_, partition, options.max_batch_tokens);
+    ffn_work_.emplace(config_, partition, options.max_batch_tokens);
   }
   const auto rows = static_cast<size_t>(max_batch_tokens_);
   x_.resize(rows * static_cast<size_t>(config.hidden_size));
@@ -61,16 +70,17 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
 }
 
 void DeepSeekModel::load_weights(WeightLoader& loader) {
-  const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
+  const Slice& vocab = partition_.vocab;
+  const int64_t hidden = config_.hidden_size;
   const bool v4 = config_.hybrid.has_value();
   const std::string embed = v4 ? "embed.weight" : "model.embed_tokens.weight";
   const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
-  embedding_ = Buffer(static_cast<size_t>(vocab * hidden * (wide ? 4 : 2)));
-  embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab, hidden}};
+  embedding_ = Buffer(static_cast<size_t>(vocab.size() * hidden * (wide ? 4 : 2)));
+  embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab.size(), hidden}};
   loader.fill(embedding_, [&] {
     std::vector<float> row(static_cast<size_t>(hidden));
-    for (int64_t token = 0; token < vocab; ++token) {
-      loader.checkpoint().read_rows(embed, token, 1, row.data());
+    for (int64_t token = 0; token < vocab.size(); ++token) {
+      loader.checkpoint().read_rows(embed, vocab.begin + token, 1, row.data());
       if (wide) {
         std::memcpy(embedding_.as<float>() + token * hidden, row.data(), row.size() * sizeof(float));
       } else {
@@ -82,25 +92,56 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
   for (int32_t index = 0; !v4 && index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
-                .attention = LatentAttention(config_, index, cache_dtype_, loader),
+                .attention = LatentAttention(config_, partition_, index, cache_dtype_, loader),
                 .ffn_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden),
                 .dense = {},
                 .moe = {}};
     if (config_.is_moe_layer(index)) {
-      layer.moe.emplace(config_, index, loader);
+      layer.moe.emplace(config_, partition_, index, loader);
     } else {
-      layer.dense.emplace(prefix + "mlp.", hidden, config_.intermediate_size, loader);
+      layer.dense.emplace(prefix + "mlp.", hidden, partition_.dense_width, config_.intermediate_size, loader);
     }
     layers_.push_back(std::move(layer));
   }
   final_norm_ = loader.vector(v4 ? "norm.weight" : "model.norm.weight", hidden);
   const std::string head = v4 ? "head.weight" : "lm_head.weight";
-  head_ = loader.pack({loader.tensor(config_.tie_word_embeddings ? embed : head, vocab, hidden)});
+  head_ = loader.pack({loader.rows_of(config_.tie_word_embeddings ? embed : head, vocab, hidden)});
 }
 
-void DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext& context) {
+void DeepSeekModel::join(Communicator& ranks) {
+  SLUICE_CHECK(ranks.rank() == partition_.rank && ranks.size() == partition_.num_ranks,
+               "part {} of {} joins as rank {} of {}", partition_.rank, partition_.num_ranks, ranks.rank(),
+               ranks.size());
+  ranks_ = &ranks;
+}
+
+// x = the embeddings of the tokens that this rank holds, zero for the others.
+void DeepSeekModel::embed(std::span<const TokenId> tokens, OpContext& context) {
+  const Slice& vocab = partition_.vocab;
+  const auto is_own = [&](TokenId token) { return token >= vocab.begin && token < vocab.end; };
+  own_tokens_.clear();
+  for (const TokenId token : tokens)
+    own_tokens_.push_back(is_own(token) ? token - static_cast<TokenId>(vocab.begin) : TokenId{0});
+  backend_.embed({.tokens = own_tokens_, .table = embedding_view_, .x = x_.data()}, context);
+  for (size_t row = 0; row < tokens.size(); ++row)
+    if (!is_own(tokens[row]))
+      std::fill_n(x_.data() + static_cast<int64_t>(row) * config_.hidden_size, config_.hidden_size, 0.0f);
+}
+
+// Rank 0 adds its part to the residual stream, the others to nothing: the sum over ranks is the stream again.
+void DeepSeekModel::begin_part(int64_t rows) {
+  if (!partition_.first()) std::fill_n(x_.data(), rows * config_.hidden_size, 0.0f);
+}
+
+Status DeepSeekModel::sum_parts(int64_t rows) {
+  if (partition_.num_ranks == 1) return {};
+  return ranks_->all_reduce_sum(std::span(x_).first(static_cast<size_t>(rows * config_.hidden_size)));
+}
+
+Status DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext& context) {
   const auto rows = static_cast<int64_t>(batch.tokens.size());
   SLUICE_CHECK(rows <= max_batch_tokens_, "rows={} max={}", rows, max_batch_tokens_);
+  SLUICE_CHECK(partition_.num_ranks == 1 || ranks_ != nullptr, "rank {} has not joined", partition_.rank);
   const int64_t hidden = config_.hidden_size;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
   const auto norm = [&](const std::vector<float>& weight) {
@@ -114,26 +155,35 @@ void DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpContext
                       context);
   };
 
-  backend_.embed({.tokens = batch.tokens, .table = embedding_view_, .x = x_.data()}, context);
-  if (hybrid_) return hybrid_->forward(batch, x_.data(), hidden_out, backend_, context);
+  embed(batch.tokens, context);
+  SLUICE_RETURN_IF_ERROR(sum_parts(rows));
+  if (hybrid_) {
+    hybrid_->forward(batch, x_.data(), hidden_out, backend_, context);
+    return {};
+  }
   rope_.fill(batch.positions, cos_sin_.data());
   for (const Layer& layer : layers_) {
     norm(layer.input_norm);
+    begin_part(rows);
     layer.attention.forward(batch, normed_.data(), cos_sin_.data(), *attention_work_, x_.data(), backend_, context);
+    SLUICE_RETURN_IF_ERROR(sum_parts(rows));
     norm(layer.ffn_norm);
+    begin_part(rows);
     if (layer.moe) {
       layer.moe->forward(batch, normed_.data(), *ffn_work_, x_.data(), backend_, context);
     } else {
       layer.dense->forward(rows, normed_.data(), ffn_work_->gate_up, ffn_work_->activated, x_.data(), true, backend_,
                            context);
     }
+    SLUICE_RETURN_IF_ERROR(sum_parts(rows));
   }
   for (size_t i = 0; i < batch.output_rows.size(); ++i)
     std::copy_n(x_.data() + batch.output_rows[i] * hidden, hidden, hidden_out + static_cast<int64_t>(i) * hidden);
+  return {};
 }
 
 void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpContext& context) {
-  const int64_t width = config_.hidden_size;
+  const int64_t width = config_.hidden_size, vocab = partition_.vocab.size();
   for (int64_t begin = 0; begin < rows; begin += max_batch_tokens_) {
     const int64_t count = std::min(max_batch_tokens_, rows - begin);
     backend_.rms_norm({.x = hidden + begin * width,
@@ -148,8 +198,8 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
                      .rows = count,
                      .x_stride = width,
                      .weight = head_[0],
-                     .y = out + begin * config_.vocab_size,
-                     .y_stride = config_.vocab_size},
+                     .y = out + begin * vocab,
+                     .y_stride = vocab},
                     context);
   }
 }

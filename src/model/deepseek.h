@@ -2,11 +2,17 @@
 // and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. V4 shares
 // what stands before and behind the layers; those are a HybridStack. Owns the packed weights and one step's
 // activations. The loop thread alone calls it.
+//
+// Of a model over several ranks each holds a part (partition.h) and computes all rows. The residual stream meets in the
+// middle of every layer and at its end: rank 0 adds its part to it, the others start from zero, and the sum over ranks
+// is the stream again, the same bits on all of them.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <vector>
+
+#include "sluice/communicator.h"
 
 #include "model/feed_forward.h"
 #include "model/hybrid_stack.h"
@@ -22,6 +28,8 @@ struct ModelLoadOptions {
   LoadProgress progress;
   PackObserver observer;
   PackedCache* packed_cache = nullptr;
+  int rank = 0, num_ranks = 1;
+  ExpertSplit experts = ExpertSplit::kSliced;
 };
 
 class DeepSeekModel {
@@ -35,11 +43,16 @@ class DeepSeekModel {
                                                      const Backend& backend, OpContext& context,
                                                      const ModelLoadOptions& options);
 
-  // Runs all layers over the batch's rows and writes their cache entries. hidden_out [output_rows, hidden]: the
-  // residual stream behind the last layer (before the final norm).
-  void forward(const StepBatch& batch, float* hidden_out, OpContext& context);
+  // The ranks that hold the other parts; before the first forward(), and outlives the model. One rank needs none.
+  void join(Communicator& ranks);
+  Communicator& ranks() { return *ranks_; }
 
-  // Final norm and head: hidden [rows, hidden] -> logits [rows, vocab].
+  // Runs all layers over the batch's rows and writes their cache entries. hidden_out [output_rows, hidden]: the
+  // residual stream behind the last layer (before the final norm). Fails only with the ranks: UNAVAILABLE, and what was
+  // written means nothing.
+  Status forward(const StepBatch& batch, float* hidden_out, OpContext& context);
+
+  // Final norm and this rank's rows of the head: hidden [rows, hidden] -> logits [rows, partition().vocab].
   void logits(const float* hidden, int64_t rows, float* out, OpContext& context);
 
   // What forward() keeps of whole pages beside their positions' entries, for entries that came from elsewhere: the
@@ -48,6 +61,7 @@ class DeepSeekModel {
 
   KvLayout kv_layout() const;
   const ModelConfig& config() const { return config_; }
+  const Partition& partition() const { return partition_; }
   WeightFormat weights() const { return weights_; }
   DType cache_dtype() const { return cache_dtype_; }
   int64_t max_batch_tokens() const { return max_batch_tokens_; }
@@ -63,28 +77,34 @@ class DeepSeekModel {
   };
 
   DeepSeekModel(const ModelConfig& config, const Backend& backend, const ModelLoadOptions& options,
-                WeightFormat weights);
+                WeightFormat weights, const Partition& partition);
   void load_weights(WeightLoader& loader);
+  void embed(std::span<const TokenId> tokens, OpContext& context);
+  void begin_part(int64_t rows);
+  Status sum_parts(int64_t rows);
 
   const ModelConfig config_;
   const Backend& backend_;
   const WeightFormat weights_;
   const DType cache_dtype_;
   const int64_t max_batch_tokens_;
+  const Partition partition_;
   const RopeTable rope_;
+  Communicator* ranks_ = nullptr;  // null: not joined yet
 
-  Buffer embedding_;  // [vocab, hidden] F32 or BF16
+  Buffer embedding_;  // [own vocab, hidden] F32 or BF16
   TensorView embedding_view_;
   std::vector<Layer> layers_;
   std::optional<HybridStack> hybrid_;  // V4, instead of layers_
   std::vector<float> final_norm_;  // [hidden]
-  PackedMatrices head_;            // [vocab, hidden]
+  PackedMatrices head_;            // [own vocab, hidden]
 
   std::optional<LatentAttention::Workspace> attention_work_;  // with layers_
   std::optional<FeedForwardWorkspace> ffn_work_;
   std::vector<float> x_;        // [max rows, hidden] the residual stream
   std::vector<float> normed_;   // [max rows, hidden]
   std::vector<float> cos_sin_;  // [max rows, rope]
+  std::vector<TokenId> own_tokens_;  // [rows] as rows of this rank's embedding
 };
 
 }  // namespace sluice

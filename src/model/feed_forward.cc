@@ -4,12 +4,12 @@
 
 namespace sluice {
 
-DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, int64_t width, WeightLoader& loader,
-                                   const FeedForwardNames& names, float limit)
-    : hidden_(hidden), width_(width), limit_(limit) {
-  gate_up_ = loader.pack({WeightLoader::stacked(loader.tensor(prefix + names.gate, width, hidden),
-                                                loader.tensor(prefix + names.up, width, hidden))});
-  down_ = loader.pack({loader.tensor(prefix + names.down, hidden, width)});
+DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, const Slice& width, int64_t all,
+                                   WeightLoader& loader, const FeedForwardNames& names, float limit)
+    : hidden_(hidden), width_(width.padded), limit_(limit) {
+  gate_up_ = loader.pack({WeightLoader::stacked(loader.rows_of(prefix + names.gate, width, hidden),
+                                                loader.rows_of(prefix + names.up, width, hidden))});
+  down_ = loader.pack({loader.columns_of(prefix + names.down, hidden, width, all)});
 }
 
 void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<float>& gate_up,
@@ -34,29 +34,36 @@ void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<fl
                  context);
 }
 
-FeedForwardWorkspace::FeedForwardWorkspace(const ModelConfig& config, int64_t max_rows) {
+FeedForwardWorkspace::FeedForwardWorkspace(const ModelConfig& config, const Partition& partition, int64_t max_rows) {
   const int64_t routed_rows = max_rows * config.num_experts_per_tok;
-  const int64_t shared_width = int64_t{config.moe_intermediate_size} * config.n_shared_experts;
-  const int64_t widest = std::max(
-      {max_rows * config.intermediate_size, max_rows * shared_width, routed_rows * config.moe_intermediate_size});
+  const int64_t widest = std::max({max_rows * partition.dense_width.padded, max_rows * partition.shared_width.padded,
+                                   routed_rows * partition.expert_width.padded});
   gate_up.resize(static_cast<size_t>(2 * widest));
   activated.resize(static_cast<size_t>(widest));
   router_logits.resize(static_cast<size_t>(max_rows * config.n_routed_experts));
   experts.resize(static_cast<size_t>(routed_rows));
   expert_weights.resize(static_cast<size_t>(routed_rows));
   offsets.resize(static_cast<size_t>(config.n_routed_experts) + 1);
+  own_offsets.resize(static_cast<size_t>(partition.experts.size()) + 1);
   row_ids.resize(static_cast<size_t>(routed_rows));
   places.resize(static_cast<size_t>(routed_rows));
   expert_out.resize(static_cast<size_t>(routed_rows * config.hidden_size));
   if (config.n_shared_experts > 0) shared_out.resize(static_cast<size_t>(max_rows * config.hidden_size));
 }
 
-MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, int32_t layer, WeightLoader& loader)
-    : config_(config), layer_(layer), limit_(config.hybrid ? static_cast<float>(config.hybrid->swiglu_limit) : 0) {
+MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, const Partition& partition, int32_t layer,
+                                   WeightLoader& loader)
+    : config_(config),
+      layer_(layer),
+      first_expert_(partition.experts.begin),
+      num_own_experts_(partition.experts.size()),
+      width_(partition.expert_width.padded),
+      limit_(config.hybrid ? static_cast<float>(config.hybrid->swiglu_limit) : 0) {
   const bool v4 = config.hybrid.has_value();
   const FeedForwardNames names = v4 ? kShortNames : FeedForwardNames();
   const std::string prefix = v4 ? fmt::format("layers.{}.ffn.", layer) : fmt::format("model.layers.{}.mlp.", layer);
-  const int64_t hidden = config.hidden_size, width = config.moe_intermediate_size;
+  const int64_t hidden = config.hidden_size, all = config.moe_intermediate_size;
+  const Slice& width = partition.expert_width;
   const std::string gate = prefix + "gate.weight";
   router_ = loader.pack_exact({loader.tensor(gate, config.n_routed_experts, hidden)}, loader.checkpoint().dtype(gate));
   if (v4 && layer < config.hybrid->num_hash_layers) {
@@ -65,16 +72,17 @@ MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, int32_t layer, Wei
     bias_ = loader.vector(prefix + (v4 ? "gate.bias" : "gate.e_score_correction_bias"), config.n_routed_experts);
   }
   std::vector<RowSource> gate_up, down;
-  for (int32_t expert = 0; expert < config.n_routed_experts; ++expert) {
+  for (int64_t expert = partition.experts.begin; expert < partition.experts.end; ++expert) {
     const std::string name = fmt::format("{}experts.{}.", prefix, expert);
-    gate_up.push_back(WeightLoader::stacked(loader.tensor(name + names.gate, width, hidden),
-                                            loader.tensor(name + names.up, width, hidden)));
-    down.push_back(loader.tensor(name + names.down, hidden, width));
+    gate_up.push_back(WeightLoader::stacked(loader.rows_of(name + names.gate, width, hidden),
+                                            loader.rows_of(name + names.up, width, hidden)));
+    down.push_back(loader.columns_of(name + names.down, hidden, width, all));
   }
   gate_up_ = loader.pack(gate_up);
   down_ = loader.pack(down);
   if (config.n_shared_experts > 0)
-    shared_.emplace_back(prefix + "shared_experts.", hidden, width * config.n_shared_experts, loader, names, limit_);
+    shared_.emplace_back(prefix + "shared_experts.", hidden, partition.shared_width, all * config.n_shared_experts,
+                         loader, names, limit_);
 }
 
 int64_t MixtureOfExperts::weight_bytes() const {
@@ -84,7 +92,7 @@ int64_t MixtureOfExperts::weight_bytes() const {
 void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, FeedForwardWorkspace& work, float* x,
                                const Backend& backend, OpContext& context) const {
   const auto rows = static_cast<int64_t>(batch.tokens.size());
-  const int64_t hidden = config_.hidden_size, width = config_.moe_intermediate_size;
+  const int64_t hidden = config_.hidden_size;
   const int32_t num_experts = config_.n_routed_experts, top_k = config_.num_experts_per_tok;
 
   if (!shared_.empty())
@@ -125,30 +133,38 @@ void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, Feed
                    .row_ids = work.row_ids.data(),
                    .places = work.places.data()},
                   context);
+  // This rank's experts have the rows [begin, end) of the permuted ones.
+  const auto own = std::span(work.offsets).subspan(static_cast<size_t>(first_expert_),
+                                                   static_cast<size_t>(num_own_experts_) + 1);
+  const int64_t begin = own.front(), end = own.back();
+  std::transform(own.begin(), own.end(), work.own_offsets.begin(),
+                 [&](int32_t offset) { return offset - own.front(); });
   // grouped gate and up
   backend.grouped_matmul({.x = normed,
-                          .row_ids = work.row_ids.data(),
+                          .row_ids = work.row_ids.data() + begin,
                           .x_stride = hidden,
-                          .offsets = work.offsets,
+                          .offsets = work.own_offsets,
                           .weights = gate_up_.all(),
                           .y = work.gate_up.data(),
-                          .y_stride = 2 * width},
+                          .y_stride = 2 * width_},
                          context);
   // activation
   backend.silu_mul({.gate_up = work.gate_up.data(),
                     .y = work.activated.data(),
-                    .rows = rows * top_k,
-                    .width = width,
+                    .rows = end - begin,
+                    .width = width_,
                     .limit = limit_},
                    context);
   // grouped down
   backend.grouped_matmul({.x = work.activated.data(),
-                          .x_stride = width,
-                          .offsets = work.offsets,
+                          .x_stride = width_,
+                          .offsets = work.own_offsets,
                           .weights = down_.all(),
-                          .y = work.expert_out.data(),
+                          .y = work.expert_out.data() + begin * hidden,
                           .y_stride = hidden},
                          context);
+  std::fill_n(work.expert_out.data(), begin * hidden, 0.0f);
+  std::fill_n(work.expert_out.data() + end * hidden, (rows * top_k - end) * hidden, 0.0f);
   // combine
   backend.combine({.y = work.expert_out.data(),
                    .places = work.places.data(),

@@ -22,8 +22,8 @@ constexpr FeedForwardNames kShortNames{"w1.weight", "w3.weight", "w2.weight"};  
 // y = down(silu(gate x) * up x), both clamped where there is a limit (SiluMulArgs)
 class DenseFeedForward {
  public:
-  // `prefix` ends with "mlp." or "shared_experts."
-  DenseFeedForward(const std::string& prefix, int64_t hidden, int64_t width, WeightLoader& loader,
+  // `prefix` ends with "mlp." or "shared_experts."; `width` is this rank's part of the `all` inner values.
+  DenseFeedForward(const std::string& prefix, int64_t hidden, const Slice& width, int64_t all, WeightLoader& loader,
                    const FeedForwardNames& names = {}, float limit = 0);
 
   // y = or += the block's output; gate_up [rows, 2 * width] and activated [rows, width] are scratch.
@@ -41,24 +41,27 @@ class DenseFeedForward {
 
 // Activations of the feed-forward blocks, shared by all layers; sized once for the largest step.
 struct FeedForwardWorkspace {
-  FeedForwardWorkspace(const ModelConfig& config, int64_t max_rows);
+  FeedForwardWorkspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
   std::vector<float> gate_up;  // of the dense block, the shared experts, or all routed rows
   std::vector<float> activated;
   std::vector<float> router_logits;   // [rows, experts]
   std::vector<int32_t> experts;       // [rows, top_k]
   std::vector<float> expert_weights;  // [rows, top_k]
   std::vector<int32_t> offsets;       // [experts + 1]
+  std::vector<int32_t> own_offsets;   // [own experts + 1], from this rank's first row on
   std::vector<int32_t> row_ids;       // [rows * top_k]
   std::vector<int32_t> places;        // [rows, top_k]
   std::vector<float> expert_out;      // [rows * top_k, hidden]
   std::vector<float> shared_out;      // [rows, hidden]
 };
 
+// Every rank routes every row, since all hold the same activations; it computes its own experts, or its own slice of
+// all of them. What the other ranks' experts would give counts as zero here: the sum over ranks brings it.
 class MixtureOfExperts {
  public:
-  MixtureOfExperts(const ModelConfig& config, int32_t layer, WeightLoader& loader);
+  MixtureOfExperts(const ModelConfig& config, const Partition& partition, int32_t layer, WeightLoader& loader);
 
-  // x += sum of the chosen experts, weighted, + the shared experts.
+  // x += sum of the chosen experts, weighted, + the shared experts; this rank's part of it.
   void forward(const StepBatch& batch, const float* normed, FeedForwardWorkspace& work, float* x,
                const Backend& backend, OpContext& context) const;
 
@@ -67,12 +70,13 @@ class MixtureOfExperts {
  private:
   const ModelConfig& config_;
   int32_t layer_;
+  int64_t first_expert_, num_own_experts_, width_;
   PackedMatrices router_;                 // [experts, hidden]
   std::vector<float> bias_;               // [experts] or empty
   std::vector<int32_t> table_;            // [vocab, top_k] of a hash-routed layer (V4), or empty
   float limit_;                           // of the activation; 0: none
-  PackedMatrices gate_up_;                // experts x [2 * width, hidden]
-  PackedMatrices down_;                   // experts x [hidden, width]
+  PackedMatrices gate_up_;                // own experts x [2 * width, hidden]
+  PackedMatrices down_;                   // own experts x [hidden, width]
   std::vector<DenseFeedForward> shared_;  // none or one, as wide as all shared experts together
 };
 

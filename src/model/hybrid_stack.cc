@@ -49,14 +49,14 @@ HybridStack::HybridStack(const ModelConfig& config, int64_t max_rows, WeightLoad
                             .attention = WindowAttention(config, index, loader),
                             .ffn_site = HyperConnection(config, prefix + "hc_ffn", kBlock, loader),
                             .ffn_norm = loader.vector(prefix + "ffn_norm.weight", config.hidden_size),
-                            .moe = MixtureOfExperts(config, index, loader)});
+                            .moe = MixtureOfExperts(config, Partition::whole(config), index, loader)});
         }
         return layers;
       }()),
       head_(config, "hc_head", HyperConnection::Kind::kHead, loader),
       hyper_work_(config, max_rows),
       attention_work_(config, max_rows),
-      ffn_work_(config, max_rows) {
+      ffn_work_(config, Partition::whole(config), max_rows) {
   const auto floats = [&](int64_t per_row) { return static_cast<size_t>(max_rows * per_row); };
   block_begin_.resize(floats(1));
   for (std::vector<float>& angles : angles_) angles.resize(floats(config.qk_rope_head_dim));

@@ -41,6 +41,26 @@ int64_t bytes_in(WeightFormat format, const TensorSpec& spec) {
   return spec.shape.num_elements() * (format == WeightFormat::kF32 ? 4 : 2);
 }
 
+// The rows and columns of a matrix that a rank holds; what is padded is held, too.
+Shape shape_of_part(const ModelConfig& config, const Partition& part, const TensorSpec& spec) {
+  const std::string& name = spec.name;
+  const int64_t rows = spec.shape[0], cols = spec.shape[1];
+  if (name == "model.embed_tokens.weight" || name == "lm_head.weight") return {part.vocab.size(), cols};
+  if (name.ends_with(".self_attn.o_proj.weight")) return {rows, part.heads.size() * config.v_head_dim};
+  for (const char* by_heads : {".self_attn.q_proj.weight", ".self_attn.q_b_proj.weight", ".self_attn.kv_b_proj.weight"})
+    if (name.ends_with(by_heads)) return {rows / config.num_attention_heads * part.heads.size(), cols};
+  const size_t mlp = name.find(".mlp.");
+  if (mlp == std::string::npos || name.ends_with(".mlp.gate.weight")) return spec.shape;
+  int64_t width = part.dense_width.padded;
+  if (name.find(".mlp.shared_experts.") != std::string::npos) width = part.shared_width.padded;
+  constexpr std::string_view kExperts = ".mlp.experts.";
+  if (const size_t at = name.find(kExperts); at != std::string::npos) {
+    const int64_t expert = std::stoll(name.substr(at + kExperts.size()));
+    width = expert >= part.experts.begin && expert < part.experts.end ? part.expert_width.padded : 0;
+  }
+  return name.ends_with(".down_proj.weight") ? Shape{rows, width} : Shape{width, cols};
+}
+
 void count_parameters(const std::vector<TensorSpec>& specs, const ModelConfig& config, ModelReport& report) {
   int64_t experts = 0, embedding = 0, vectors = 0;
   for (const TensorSpec& spec : specs) {
@@ -196,6 +216,15 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
   }
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
+}
+
+int64_t rank_bytes(const ModelConfig& config, WeightFormat format, const Partition& partition) {
+  int64_t bytes = 0;
+  for (TensorSpec spec : required_tensors(config)) {
+    if (spec.shape.rank == 2) spec.shape = shape_of_part(config, partition, spec);
+    bytes += bytes_in(format, spec);
+  }
+  return bytes;
 }
 
 std::string to_text(const ModelReport& r) {

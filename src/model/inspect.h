@@ -13,6 +13,7 @@
 
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/partition.h"
 
 namespace sluice {
 
@@ -73,6 +74,9 @@ struct ModelReport {
 
 // `checkpoint` adds the report of its files; random weights have none.
 ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint = nullptr);
+
+// Bytes of one rank's weights, counted as weights_bytes are.
+int64_t rank_bytes(const ModelConfig& config, WeightFormat format, const Partition& partition);
 
 std::string to_text(const ModelReport& report);  // lines for people
 std::string to_json(const ModelReport& report);  // one object on one line

@@ -16,30 +16,31 @@ constexpr float kInnerNormEps = 1e-6f;
 
 }  // namespace
 
-LatentAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows) {
+LatentAttention::Workspace::Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows) {
   const auto floats = [&](int64_t per_row) { return static_cast<size_t>(max_rows * per_row); };
   query_latent.resize(floats(config.q_lora_rank));
-  query.resize(floats(int64_t{config.num_attention_heads} * config.qk_head_dim()));
+  query.resize(floats(partition.heads.size() * config.qk_head_dim()));
   kv_latent.resize(floats(config.latent_dim()));
-  attended.resize(floats(int64_t{config.num_attention_heads} * config.v_head_dim));
-  if (config.index_topk > 0) sparse.emplace(config, max_rows);
+  attended.resize(floats(partition.heads.size() * config.v_head_dim));
+  if (config.index_topk > 0) sparse.emplace(config, partition, max_rows);
   if (config.block_global) blocks.emplace(config, max_rows);
 }
 
-LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType cache_dtype, WeightLoader& loader)
+LatentAttention::LatentAttention(const ModelConfig& config, const Partition& partition, int32_t layer,
+                                 DType cache_dtype, WeightLoader& loader)
     : config_(config),
       layer_(layer),
+      heads_(static_cast<int32_t>(partition.heads.size())),
       scale_(softmax_scale(config)),
       layout_(config.rope_interleave ? RopeLayout::kPair : RopeLayout::kHalf) {
   const std::string prefix = fmt::format("model.layers.{}.self_attn.", layer);
-  const int64_t heads = config.num_attention_heads;
-  const int64_t q_rows = heads * config.qk_head_dim();
+  const Slice q_rows = partition.heads.times(config.qk_head_dim());
   if (config.q_lora_rank > 0) {
     q_a_proj_ = loader.pack({loader.tensor(prefix + "q_a_proj.weight", config.q_lora_rank, config.hidden_size)});
     q_a_norm_ = loader.vector(prefix + "q_a_layernorm.weight", config.q_lora_rank);
-    q_proj_ = loader.pack({loader.tensor(prefix + "q_b_proj.weight", q_rows, config.q_lora_rank)});
+    q_proj_ = loader.pack({loader.rows_of(prefix + "q_b_proj.weight", q_rows, config.q_lora_rank)});
   } else {
-    q_proj_ = loader.pack({loader.tensor(prefix + "q_proj.weight", q_rows, config.hidden_size)});
+    q_proj_ = loader.pack({loader.rows_of(prefix + "q_proj.weight", q_rows, config.hidden_size)});
   }
   kv_a_proj_ =
       loader.pack({loader.tensor(prefix + "kv_a_proj_with_mqa.weight", config.latent_dim(), config.hidden_size)});
@@ -48,7 +49,7 @@ LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType
   // kv_b_proj [heads * (nope + v), kv_lora_rank]: per head first the keys' rows, then the values'.
   const std::string kv_b = prefix + "kv_b_proj.weight";
   std::vector<RowSource> k_up, k_up_t, v_up;
-  for (int64_t head = 0; head < heads; ++head) {
+  for (int64_t head = partition.heads.begin; head < partition.heads.end; ++head) {
     const int64_t row = head * (config.qk_nope_head_dim + config.v_head_dim);
     k_up.push_back(loader.slice(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
     k_up_t.push_back(loader.transposed(kv_b, row, config.qk_nope_head_dim, config.kv_lora_rank));
@@ -61,8 +62,10 @@ LatentAttention::LatentAttention(const ModelConfig& config, int32_t layer, DType
   k_up_t_ = loader.pack_as(k_up_t, absorbed);
   v_up_ = loader.pack_as(v_up, expanded);
   if (absorbed != expanded) v_up_absorbed_ = loader.pack_as(v_up, absorbed);
-  o_proj_ = loader.pack({loader.tensor(prefix + "o_proj.weight", config.hidden_size, heads * config.v_head_dim)});
-  if (config.index_topk > 0) sparse_.emplace(config, layer, loader);
+  o_proj_ = loader.pack({loader.columns_of(prefix + "o_proj.weight", config.hidden_size,
+                                           partition.heads.times(config.v_head_dim),
+                                           int64_t{config.num_attention_heads} * config.v_head_dim)});
+  if (config.index_topk > 0) sparse_.emplace(config, partition, layer, loader);
   if (config.block_global && !config.block_global->is_full(layer)) blocks_.emplace(config, layer);
 }
 
@@ -155,7 +158,7 @@ void LatentAttention::attend(const StepBatch& batch, const float* normed, const 
                             .out = work.attended.data(),
                             .sequences = work.prompt.below,
                             .cache = cache,
-                            .heads = config_.num_attention_heads,
+                            .heads = heads_,
                             .nope_dim = config_.qk_nope_head_dim,
                             .rope_dim = config_.qk_rope_head_dim,
                             .v_dim = config_.v_head_dim,
@@ -190,7 +193,7 @@ void LatentAttention::forward(const StepBatch& batch, const float* normed, const
   backend.rope({.x = work.query.data(),
                 .cos_sin = cos_sin,
                 .rows = rows,
-                .heads = config_.num_attention_heads,
+                .heads = heads_,
                 .head_dim = config_.qk_head_dim(),
                 .offset = config_.qk_nope_head_dim,
                 .dim = config_.qk_rope_head_dim,

@@ -18,11 +18,13 @@ class LatentAttention {
  public:
   // Over a bf16 cache the expanded form multiplies bf16 by bf16, so its projections are kept in bf16 (else f32 where
   // the model is). The absorbed form's are streamed once per token and kept in 8 bits in quantised models.
-  LatentAttention(const ModelConfig& config, int32_t layer, DType cache_dtype, WeightLoader& loader);
+  // Holds the partition's heads; what makes the latents is whole on every rank, and so is their cache.
+  LatentAttention(const ModelConfig& config, const Partition& partition, int32_t layer, DType cache_dtype,
+                  WeightLoader& loader);
 
   // Activations shared by all layers; sized once for the largest step.
   struct Workspace {
-    Workspace(const ModelConfig& config, int64_t max_rows);
+    Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
     std::vector<float> query_latent;  // [rows, q_lora_rank]
     std::vector<float> query;         // [rows, heads, nope + rope]
     std::vector<float> kv_latent;     // [rows, kv_lora_rank + rope]
@@ -36,7 +38,8 @@ class LatentAttention {
   void write_means(const StepBatch& batch, std::span<const SequenceSpan> spans, const Backend& backend,
                    OpContext& context) const;
 
-  // x += attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the latent cache group.
+  // x += this rank's heads of attention(normed); cos_sin [rows, rope]. `layer_slot` is this layer's index within the
+  // latent cache group.
   void forward(const StepBatch& batch, const float* normed, const float* cos_sin, Workspace& work, float* x,
                const Backend& backend, OpContext& context) const;
 
@@ -53,6 +56,7 @@ class LatentAttention {
 
   const ModelConfig& config_;
   int32_t layer_;
+  int32_t heads_;  // this rank's
   float scale_;
   RopeLayout layout_;
   std::optional<PackedMatrices> q_a_proj_;       // [q_lora_rank, hidden]

@@ -38,6 +38,30 @@ RowSource WeightLoader::slice(const std::string& name, int64_t row_begin, int64_
           {name}};
 }
 
+RowSource WeightLoader::rows_of(const std::string& name, const Slice& rows, int64_t cols) const {
+  RowSource source = slice(name, rows.begin, rows.size(), cols);
+  if (rows.padded == rows.size()) return source;
+  source.rows = rows.padded;
+  source.read = [inner = std::move(source.read), size = rows.size(), cols](int64_t row, int64_t count, float* out) {
+    const int64_t real = std::clamp<int64_t>(size - row, 0, count);
+    if (real > 0) inner(row, real, out);
+    std::fill(out + real * cols, out + count * cols, 0.0f);
+  };
+  return source;
+}
+
+RowSource WeightLoader::columns_of(const std::string& name, int64_t rows, const Slice& columns,
+                                   int64_t all_columns) const {
+  if (columns.size() == all_columns) return tensor(name, rows, all_columns);
+  RowSource source = slice(name, 0, rows, columns.padded);
+  source.read = [this, name, columns, all_columns](int64_t row, int64_t count, float* out) {
+    checkpoint_.read_block(name, row, count, all_columns, columns.begin, columns.size(), out, columns.padded);
+    for (int64_t i = 0; i < count; ++i)
+      std::fill(out + i * columns.padded + columns.size(), out + (i + 1) * columns.padded, 0.0f);
+  };
+  return source;
+}
+
 RowSource WeightLoader::stacked(RowSource first, RowSource second) {
   SLUICE_CHECK(first.cols == second.cols, "{} != {}", first.cols, second.cols);
   const int64_t rows = first.rows + second.rows, cols = first.cols;

@@ -10,6 +10,7 @@
 
 #include "model/checkpoint.h"
 #include "model/packed_cache.h"
+#include "model/partition.h"
 #include "model/weight_packing.h"
 
 namespace sluice {
@@ -55,6 +56,9 @@ class WeightLoader {
   // The columns of a tensor's rows [row_begin, row_begin + num_rows) as rows; reads them whole, so for small ones.
   RowSource transposed(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const;
   RowSource slice(const std::string& name, int64_t row_begin, int64_t num_rows, int64_t cols) const;
+  // A rank's rows, or its columns, of a tensor; what is padded is zeros.
+  RowSource rows_of(const std::string& name, const Slice& rows, int64_t cols) const;
+  RowSource columns_of(const std::string& name, int64_t rows, const Slice& columns, int64_t all_columns) const;
 
   PackedMatrices pack(const std::vector<RowSource>& sources);  // in the model's format
   PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);

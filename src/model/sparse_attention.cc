@@ -34,9 +34,10 @@ void HeadRows::assign(std::span<const SequenceSpan> spans, int32_t heads) {
   }
 }
 
-SparseAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows) : indexer(config, max_rows) {
+SparseAttention::Workspace::Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows)
+    : indexer(config, max_rows) {
   const int64_t block_rows = std::min<int64_t>(kBlockRows, max_rows);
-  const int64_t num_vectors = config.num_attention_heads * block_rows;
+  const int64_t num_vectors = partition.heads.size() * block_rows;
   // Below index_topk positions nothing is chosen, so a larger index_topk than positions needs no room.
   positions.resize(static_cast<size_t>(block_rows * std::min(config.index_topk, config.max_position_embeddings)));
   absorbed.resize(static_cast<size_t>(num_vectors * config.kv_lora_rank));
@@ -73,7 +74,7 @@ void SparseAttention::attend_block(const StepBatch& batch, const Inputs& in, Wor
                                    OpContext& context) const {
   indexer_.select(batch, work.block, work.indexer, work.positions.data(), backend, context);
 
-  const int32_t heads = config_.num_attention_heads;
+  const int32_t heads = heads_;
   work.head_rows.assign(work.block, heads);
 
   // absorb: K_h^T q_nope

@@ -29,11 +29,11 @@ struct HeadRows {
 
 class SparseAttention {
  public:
-  SparseAttention(const ModelConfig& config, int32_t layer, WeightLoader& loader)
-      : config_(config), indexer_(config, layer, loader) {}
+  SparseAttention(const ModelConfig& config, const Partition& partition, int32_t layer, WeightLoader& loader)
+      : config_(config), heads_(static_cast<int32_t>(partition.heads.size())), indexer_(config, layer, loader) {}
 
   struct Workspace {
-    Workspace(const ModelConfig& config, int64_t max_rows);
+    Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
     LightningIndexer::Workspace indexer;
     std::vector<SequenceSpan> block;  // rows that go through the kernels together
     std::vector<int32_t> positions;   // [block, index_topk]
@@ -66,6 +66,7 @@ class SparseAttention {
                     OpContext& context) const;
 
   const ModelConfig& config_;
+  int32_t heads_;  // this rank's
   LightningIndexer indexer_;
 };
 

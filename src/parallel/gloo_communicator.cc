@@ -53,6 +53,8 @@ class GlooCommunicator final : public Communicator {
   GlooCommunicator(int rank, int size, std::shared_ptr<gloo::Context> context)
       : Communicator(rank, size), context_(std::move(context)) {}
 
+  void set_timeout(Duration timeout) override { context_->setTimeout(milliseconds(timeout)); }
+
   Status all_reduce_sum(std::span<float> values) override {
     return guarded("all_reduce_sum", [&] {
       if (values.size_bytes() <= kSmallBytes) {

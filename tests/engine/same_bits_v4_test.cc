@@ -155,7 +155,8 @@ TEST(SameBitsV4, Neighbours) {
   BatchBuilder builder;
   std::vector<float> hidden(static_cast<size_t>(rows * runner->config().hidden_size));
   std::vector<float> logits(static_cast<size_t>(rows * vocab));
-  runner->model().forward(builder.build(plan, runner->kv().pages(), nullptr), hidden.data(), runner->context());
+  const StepBatch batch = builder.build(plan, runner->kv().pages(), nullptr);
+  ASSERT_TRUE(runner->model().forward(batch, hidden.data(), runner->context()).ok());
   runner->model().logits(hidden.data(), rows, logits.data(), runner->context());
   size_t at = 0;
   for (const Part& part : parts) {

@@ -22,6 +22,8 @@ class ModelRunner {
     DType cache_dtype = DType::kF32;
     int threads = 2;
     int32_t max_tokens = 1024;
+    Communicator* ranks = nullptr;  // null: one rank holds the whole model
+    ExpertSplit experts = ExpertSplit::kSliced;
     std::optional<BlockGlobalConfig> block_global = {};
   };
 
@@ -34,7 +36,14 @@ class ModelRunner {
     SLUICE_ASSIGN_OR_RETURN(
         runner->model_,
         DeepSeekModel::load(config, checkpoint, *backend, runner->context_,
-                            {.weights = options.weights, .cache_dtype = options.cache_dtype, .max_batch_tokens = 1024, .progress = {}}));
+                            {.weights = options.weights,
+                             .cache_dtype = options.cache_dtype,
+                             .max_batch_tokens = 1024,
+                             .progress = {},
+                             .rank = options.ranks ? options.ranks->rank() : 0,
+                             .num_ranks = options.ranks ? options.ranks->size() : 1,
+                             .experts = options.experts}));
+    if (options.ranks) runner->model_->join(*options.ranks);
     const int32_t pages = options.max_tokens / kPageTokens + 1;
     runner->kv_ = std::make_unique<KvMemory>(runner->model_->kv_layout(), options.cache_dtype, pages);
     // Pages in falling order, so that a mix-up of page id and position shows.
@@ -42,7 +51,8 @@ class ModelRunner {
     return runner;
   }
 
-  // Computes tokens[begin, end) and returns the logits of all of these positions: [end - begin, vocab].
+  // Computes tokens[begin, end) and returns the logits of all of these positions: [end - begin, vocab], of which a rank
+  // among others has its own.
   std::vector<float> compute(const std::vector<TokenId>& tokens, int32_t begin, int32_t end, TokenRole role,
                              const ForwardObserver* observer = nullptr) {
     StepPlan plan;
@@ -50,8 +60,9 @@ class ModelRunner {
                          .pages = pages_, .cached_hidden = {}, .stop_ids = {}, .num_prompt_logprobs = 0});
     const StepBatch batch = builder_.build(plan, kv_->pages(), observer);
     hidden_.resize(static_cast<size_t>((end - begin) * config().hidden_size));
-    model_->forward(batch, hidden_.data(), context_);
-    std::vector<float> logits(static_cast<size_t>((end - begin) * config().vocab_size));
+    const Status status = model_->forward(batch, hidden_.data(), context_);
+    SLUICE_CHECK(status.ok(), "{}", status.to_string());
+    std::vector<float> logits(static_cast<size_t>((end - begin) * model_->partition().vocab.size()));
     model_->logits(hidden_.data(), end - begin, logits.data(), context_);
     return logits;
   }

@@ -91,13 +91,19 @@ std::string CellRunner::misfit(const Cell& cell) const {
   return "";
 }
 
+// As moves from a lower tier, which every rank follows.
 void CellRunner::fill_pages(int32_t num_pages) {
   const KvPages pages = executor_.kv().pages();
   OpContext context = loaded_.context();
+  std::vector<std::byte> bytes(static_cast<size_t>(pages.bytes_per_page));
   for (; num_filled_ < num_pages; ++num_filled_) {
     LatentSource source(static_cast<uint64_t>(num_filled_) * 0x9E3779B97F4A7C15);
-    fill_with_latents(pages.base + num_filled_ * pages.bytes_per_page, pages.bytes_per_page, pages.dtype, source);
+    fill_with_latents(bytes.data(), pages.bytes_per_page, pages.dtype, source);
     const PageId page{num_filled_};
+    StepPlan plan;
+    plan.moves.push_back({.page = page, .host = bytes.data(), .to_host = false});
+    const StepResult result = executor_.run(plan);
+    SLUICE_CHECK(result.status.ok(), "{}", result.status.to_string());
     loaded_.model->write_means(pages, {0, 0, kPageTokens, &page}, context);
   }
 }

@@ -9,6 +9,7 @@
 #include "app/bench/statistics.h"
 #include "app/bench/traffic.h"
 #include "app/commands.h"
+#include "app/rank_processes.h"
 #include "base/machine_bounds.h"
 
 namespace sluice {
@@ -121,8 +122,11 @@ void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunne
 
 Status EngineBench::run() {
   SLUICE_ASSIGN_OR_RETURN(Options resolved, options.resolve());
+  SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  if (!launch.is_rank) return run_rank_processes(launch, false);
   SLUICE_RETURN_IF_ERROR(output.open());
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
+  if (!loaded->leads()) return follow(*loaded, resolved);
   SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench engine"));
   CellRunner runner(*loaded, seed);
   BoundMeter meter(*loaded->team);
@@ -134,7 +138,7 @@ Status EngineBench::run() {
 
 Action add_bench_engine(CLI::App& app) {
   auto command = std::make_shared<EngineBench>();
-  command->options.add_to(app, offline_keys());
+  command->options.add_to(app, rank_keys());
   const auto numbers = [&](const char* flag, std::vector<int32_t>& target, int low, const char* help) {
     app.add_option(flag, target, help)->delimiter(',')->check(CLI::Range(low, 1 << 22))->capture_default_str();
   };

@@ -1,0 +1,34 @@
+// A rank other than the first: does what rank 0 says, step by step, until rank 0 says that it is over. Owns a copy of
+// the paged cache that is byte for byte rank 0's, since latents come from the residual stream, which all ranks hold.
+// One thread.
+#pragma once
+
+#include <vector>
+
+#include "sluice/clock.h"
+
+#include "engine/kv_memory.h"
+#include "engine/rank_message.h"
+#include "engine/vocab_logits.h"
+
+namespace sluice {
+
+class Follower {
+ public:
+  Follower(DeepSeekModel& model, OpContext context, int32_t num_pages);
+
+  // OK when rank 0 ended the group; else what broke it. Rank 0 may take its time until the first step; from then on it
+  // is heard of within `timeout`, if it lives.
+  Status run(Duration timeout);
+
+ private:
+  Status step(std::span<const std::byte> message);
+
+  DeepSeekModel& model_;
+  OpContext context_;
+  KvMemory kv_;
+  VocabLogits logits_;
+  std::vector<float> hidden_;  // [output rows, hidden_size]
+};
+
+}  // namespace sluice

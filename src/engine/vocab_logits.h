@@ -1,0 +1,50 @@
+// Logits on rank 0 from the parts of the vocabulary that the ranks hold. Every rank makes its own part of a row; rank 0
+// gathers whole rows where a draw or somebody's logprobs need them, and of the others only each rank's largest logit:
+// the draw is the same as on one rank, from the same values. Owns the buffers; one thread.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "model/deepseek.h"
+
+namespace sluice {
+
+class VocabLogits {
+ public:
+  // Rows made at once: bounds the buffer (32 x 129,280 x 4 = 16.5 MB) when a long prompt asks for logprobs, and is
+  // enough rows for the head's weights to be read once for a whole decode batch of usual size.
+  static constexpr size_t kRows = 32;
+
+  explicit VocabLogits(DeepSeekModel& model);
+
+  // All ranks, with the same rows (at most kRows) in the same order: hidden states, and which rows are wanted whole.
+  Status compute(std::span<const float* const> hidden, std::span<const uint8_t> whole, OpContext& context);
+
+  // Rank 0, after compute(): row i that was wanted whole [vocab], or the token of the largest logit of one that was not
+  // (the lowest of equals).
+  std::span<float> row(size_t i);
+  TokenId largest(size_t i) const { return largest_[i]; }
+
+ private:
+  // What a rank gives of a row that is not wanted whole.
+  struct Candidate {
+    float logit;
+    TokenId token;
+  };
+
+  Slice slice_of_rank(int rank) const;
+  int64_t widest() const { return slice_of_rank(0).size(); }
+  void pack(size_t rows, std::span<const uint8_t> whole);
+  void unpack(size_t rows, std::span<const uint8_t> whole);
+
+  DeepSeekModel& model_;
+  std::vector<float> hidden_;        // [kRows, hidden_size]
+  std::vector<float> own_;           // [kRows, own vocab]; of one rank that is the whole
+  std::vector<float> all_;           // [kRows, vocab], rank 0 among several
+  std::vector<TokenId> largest_;     // [kRows]
+  std::vector<std::byte> sent_;      // a rank's part of all rows, as wide as the widest rank's
+  std::vector<std::byte> gathered_;  // [ranks] of these, on rank 0
+};
+
+}  // namespace sluice
