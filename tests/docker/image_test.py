@@ -17,7 +17,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile.cpu"
-MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+MIRROR = os.environ.get("DEBIAN_MIRROR")  # none: debootstrap's own choice
 USER = "65532"
 GRPC, HTTP = "127.0.0.1:50961", "127.0.0.1:50962"
 SECONDS = 120
@@ -38,7 +38,7 @@ def make_base(work):
         shutil.rmtree(base, ignore_errors=True)
         print("image: debootstrap", flush=True)
         with open(work / "debootstrap.log", "w") as log:
-            run("debootstrap", "--variant=minbase", "bookworm", base, MIRROR, stdout=log, stderr=log)
+            run("debootstrap", "--variant=minbase", "bookworm", base, *([MIRROR] if MIRROR else []), stdout=log, stderr=log)
         for folder in ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "var/lib/apt/lists", "var/cache/apt", "var/log"):
             for entry in (base / folder).iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
