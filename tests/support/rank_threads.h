@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <latch>
 #include <thread>
 #include <vector>
 
@@ -14,6 +15,8 @@ inline void run_ranks(int size, const std::function<void(Group&)>& body, Duratio
   const Result<int> listener = listen_at("127.0.0.1", 0);
   SLUICE_CHECK(listener.ok(), "{}", listener.status().to_string());
   const int port = port_of(*listener);
+  // A rank that needs no other may be done, and gone, while another still meets it: none begins before all have met.
+  std::latch all_met(size);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < size; ++rank)
     threads.emplace_back([&, rank] {
@@ -23,6 +26,7 @@ inline void run_ranks(int size, const std::function<void(Group&)>& body, Duratio
       SLUICE_CHECK(group.ok(), "{}", group.status().to_string());
       const Status met = (*group)->meet();
       SLUICE_CHECK(met.ok(), "{}", met.to_string());
+      all_met.arrive_and_wait();
       body(**group);
     });
   for (std::thread& thread : threads) thread.join();
