@@ -1,5 +1,7 @@
 #include "parallel/group.h"
 
+#include <csignal>
+
 #include "parallel/gloo_communicator.h"
 #include "parallel/single_rank.h"
 
@@ -8,6 +10,8 @@ namespace sluice {
 Result<std::unique_ptr<Group>> Group::open(const GroupAddress& address) {
   std::unique_ptr<Group> group(new Group(address));
   if (address.size == 1) return group;
+  // Gloo writes to a dead rank's socket without asking to be spared the signal; the error it returns is what we want.
+  std::signal(SIGPIPE, SIG_IGN);
   if (address.rank == 0) {
     int listener = address.listener;
     if (listener < 0) {
