@@ -1,5 +1,5 @@
 // From rows of logits to the answers of a step: which rows a plan asks for, draws, log-probabilities. Pure but for the
-// hash; knows no device. Called by the executor on CUDA; the CPU's answers from the shares of its ranks itself.
+// hash; knows no device and no ranks. Both executors call it.
 #pragma once
 
 #include <span>

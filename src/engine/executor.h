@@ -7,6 +7,7 @@
 
 #include "sluice/plan.h"
 
+#include "engine/answers.h"
 #include "engine/batch_builder.h"
 #include "engine/kv_memory.h"
 #include "engine/rank_message.h"
@@ -35,20 +36,11 @@ class Executor final : public StepExecutor {
   KvMemory& kv() { return kv_; }
 
  private:
-  // One row of logits that somebody asked for.
-  struct LogitsRow {
-    size_t work_index;
-    const float* hidden;   // [hidden_size]
-    int32_t prompt_index;  // entry of prompt_logprobs, or -1: draw
-    LogitsWanted wanted;
-  };
-
-  void collect_rows(const StepPlan& plan, std::vector<LogitsRow>& rows) const;
-  bool needs_all_logits(const SequenceWork& work) const;
+  const float* hidden_of(const SequenceWork& work, const LogitsRow& row) const;
+  bool needs_all_logits(const SequenceWork& work, const LogitsRow& row) const;
   Status tell_ranks(const StepPlan& plan, const StepBatch& batch, std::span<const LogitsRow> rows);
   Status compute(const StepPlan& plan, StepResult& result);
   Status answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result);
-  void answer_row(const SequenceWork& work, const LogitsRow& row, size_t place, WorkResult& result);
 
   DeepSeekModel& model_;
   OpContext context_;
@@ -56,7 +48,7 @@ class Executor final : public StepExecutor {
   BatchBuilder builder_;
   const ForwardObserver* observer_ = nullptr;
   bool hashing_ = false;
-  uint64_t logits_hash_ = 0xcbf29ce484222325;
+  uint64_t logits_hash_ = kLogitsHashSeed;
   StepTimes times_;
   std::vector<float> hidden_;  // [output rows, hidden_size]
   VocabLogits logits_;

@@ -56,23 +56,7 @@ void BlockAttention::write_means(const StepBatch& batch, std::span<const Sequenc
 void BlockAttention::forward(const StepBatch& batch, std::span<const SequenceSpan> spans,
                              const LatentAttentionArgs& attention, Workspace& work, const Backend& backend,
                              OpContext& context) const {
-  int32_t block_rows = 0;
-  work.block.clear();
-  const auto finish_block = [&] {
-    attend_block(batch, attention, work, backend, context);
-    work.block.clear();
-    block_rows = 0;
-  };
-  for (const SequenceSpan& span : spans) {
-    for (int32_t begin = span.position_begin; begin < span.position_end;) {
-      const int32_t end = std::min(span.position_end, begin + kBlockRows - block_rows);
-      work.block.push_back({span.row_begin + begin - span.position_begin, begin, end, span.pages});
-      block_rows += end - begin;
-      begin = end;
-      if (block_rows == kBlockRows) finish_block();
-    }
-  }
-  if (block_rows > 0) finish_block();
+  for_each_block(spans, kBlockRows, work.block, [&] { attend_block(batch, attention, work, backend, context); });
 }
 
 void BlockAttention::attend_block(const StepBatch& batch, LatentAttentionArgs attention, Workspace& work,

@@ -27,7 +27,7 @@
 #include "sluice/batch.h"
 
 #include "model/config.h"
-#include "model/sparse_attention.h"
+#include "model/row_spans.h"
 
 namespace sluice {
 

@@ -12,28 +12,6 @@ constexpr int32_t kBlockRows = 64;
 
 }  // namespace
 
-void SpanSplit::assign(std::span<const SequenceSpan> spans, int32_t position) {
-  below.clear();
-  above.clear();
-  for (const SequenceSpan& span : spans) {
-    const int32_t cut = std::clamp(position, span.position_begin, span.position_end);
-    if (span.position_begin < cut) below.push_back({span.row_begin, span.position_begin, cut, span.pages});
-    if (cut < span.position_end)
-      above.push_back({span.row_begin + cut - span.position_begin, cut, span.position_end, span.pages});
-  }
-}
-
-void HeadRows::assign(std::span<const SequenceSpan> spans, int32_t heads) {
-  offsets.assign(1, 0);
-  row_ids.clear();
-  for (int32_t head = 0; head < heads; ++head) {
-    for (const SequenceSpan& span : spans)
-      for (int32_t i = 0; i < span.position_end - span.position_begin; ++i)
-        row_ids.push_back((span.row_begin + i) * heads + head);
-    offsets.push_back(static_cast<int32_t>(row_ids.size()));
-  }
-}
-
 SparseAttention::Workspace::Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows)
     : indexer(config, max_rows) {
   const int64_t block_rows = std::min<int64_t>(kBlockRows, max_rows);
@@ -51,23 +29,7 @@ void SparseAttention::forward(const StepBatch& batch, std::span<const SequenceSp
   if (spans.empty()) return;
   indexer_.project_queries(static_cast<int64_t>(batch.tokens.size()), in.normed, in.query_latent, in.cos_sin,
                            work.indexer, backend, context);
-  int32_t block_rows = 0;
-  work.block.clear();
-  const auto finish_block = [&] {
-    attend_block(batch, in, work, backend, context);
-    work.block.clear();
-    block_rows = 0;
-  };
-  for (const SequenceSpan& span : spans) {
-    for (int32_t begin = span.position_begin; begin < span.position_end;) {
-      const int32_t end = std::min(span.position_end, begin + kBlockRows - block_rows);
-      work.block.push_back({span.row_begin + begin - span.position_begin, begin, end, span.pages});
-      block_rows += end - begin;
-      begin = end;
-      if (block_rows == kBlockRows) finish_block();
-    }
-  }
-  if (block_rows > 0) finish_block();
+  for_each_block(spans, kBlockRows, work.block, [&] { attend_block(batch, in, work, backend, context); });
 }
 
 void SparseAttention::attend_block(const StepBatch& batch, const Inputs& in, Workspace& work, const Backend& backend,

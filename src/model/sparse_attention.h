@@ -8,24 +8,9 @@
 #include "sluice/batch.h"
 
 #include "model/lightning_indexer.h"
+#include "model/row_spans.h"
 
 namespace sluice {
-
-// Cuts every span at `position`: rows before it, and rows from it on.
-struct SpanSplit {
-  std::vector<SequenceSpan> below, above;
-
-  void assign(std::span<const SequenceSpan> spans, int32_t position);
-};
-
-// Rows of the spans as the products per head want them, each head an expert: head h has rows [offsets[h],
-// offsets[h + 1]), all of one count, and row i of it is row_ids[offsets[h] + i] = (row of the batch) * heads + h.
-struct HeadRows {
-  std::vector<int32_t> offsets;  // [heads + 1]
-  std::vector<int32_t> row_ids;  // [heads, rows of the spans]
-
-  void assign(std::span<const SequenceSpan> spans, int32_t heads);
-};
 
 class SparseAttention {
  public:

@@ -116,27 +116,13 @@ void WindowAttention::project(int64_t rows, const float* normed, const float* co
 // The rows above the split, some at a time: choose, then attend.
 void WindowAttention::attend_chosen(const StepBatch& batch, WindowAttentionArgs& args, Workspace& work,
                                     const Backend& backend, OpContext& context) const {
-  int32_t block_rows = 0;
-  work.block.clear();
-  const auto finish_block = [&] {
+  for_each_block(work.split.above, kBlockRows, work.block, [&] {
     indexer_->select(batch, work.block, work.indexer, work.entries.data(), backend, context);
     args.sequences = work.block;
     args.selected = work.entries.data();
     args.num_selected = config_.index_topk;
     backend.window_attention(args, context);
-    work.block.clear();
-    block_rows = 0;
-  };
-  for (const SequenceSpan& span : work.split.above) {
-    for (int32_t begin = span.position_begin; begin < span.position_end;) {
-      const int32_t end = std::min(span.position_end, begin + kBlockRows - block_rows);
-      work.block.push_back({span.row_begin + begin - span.position_begin, begin, end, span.pages});
-      block_rows += end - begin;
-      begin = end;
-      if (block_rows == kBlockRows) finish_block();
-    }
-  }
-  if (block_rows > 0) finish_block();
+  });
 }
 
 // y = wo_b (block_g slice_g, for each group g of heads)

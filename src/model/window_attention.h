@@ -8,7 +8,7 @@
 
 #include "model/block_compressor.h"
 #include "model/block_indexer.h"
-#include "model/sparse_attention.h"
+#include "model/row_spans.h"
 
 namespace sluice {
 
