@@ -95,7 +95,7 @@ DType cache_dtype(const Options& options, WeightFormat weights) {
 // Stands for the model, the formats and how ranks share it.
 Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
   std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype(options, weights)));
-  if (options.tp > 1) how += fmt::format(" tp {} {}", options.tp, options.parallel_experts);
+  if (options.tp > 1) how += fmt::format(" tp {} {} {}", options.tp, options.parallel_experts, loaded.backend->name);
   return model_fingerprint(loaded.directory, how, options.random_weights);
 }
 
@@ -135,7 +135,7 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   SLUICE_RETURN_IF_ERROR(ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].model != all[0].model)
-      return failed_precondition("rank {}: model, weight format, cache type or split of experts differ from rank 0's",
+      return failed_precondition("rank {}: model, weight format, cache type, split of experts or device differ from rank 0's",
                                  rank);
     if (all[rank].max_batch_tokens != all[0].max_batch_tokens)
       return failed_precondition("rank {}: scheduler.max_batch_tokens: expected rank 0's {}, found {}", rank,
@@ -204,7 +204,7 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
 }
 
 LoadedModel::~LoadedModel() {
-  if (!model || model->partition().num_ranks == 1 || !leads()) return;
+  if (!model || !model->joined() || model->partition().num_ranks == 1 || !leads()) return;
   // Where they are gone already there is nobody to tell.
   const Status told = send_message(model->ranks(), encode(RankMessage::kEnd));
   if (!told.ok()) log_debug("{}", told.to_string());

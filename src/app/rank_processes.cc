@@ -40,6 +40,7 @@ std::string end_text(int status) {
 bool is_clean(int status) { return WIFEXITED(status) && WEXITSTATUS(status) == 0; }
 // Neither an error of its own, which a restart would only repeat, nor a clean end.
 bool is_broken(int status) { return WIFSIGNALED(status) || WEXITSTATUS(status) == kExitGroupBroken; }
+bool has_own_error(int status) { return !is_clean(status) && !is_broken(status); }
 
 // This process's own command line, for its children.
 Result<std::vector<std::string>> own_words() {
@@ -59,7 +60,11 @@ class RankGroup {
   void watch();
 
   bool stopping() const { return stopping_; }  // somebody asked for the end
-  bool broken() const { return cause_ >= 0 && is_broken(*ranks_[static_cast<size_t>(cause_)].ended); }
+  // Whether another start may do better: rank 0 did not end well, and no rank has an error of its own.
+  bool broken() const {
+    return !is_clean(*ranks_[0].ended) &&
+           std::ranges::none_of(ranks_, [](const RankProcess& rank) { return has_own_error(*rank.ended); });
+  }
   // OK if rank 0 ended well.
   Status status() const;
 
@@ -77,6 +82,7 @@ class RankGroup {
   bool stopping_ = false;
   int cause_ = -1;                // the first rank that ended otherwise than well
   TimePoint kill_time_ = kNever;  // when those that are left are killed
+  bool killed_ = false;           // by us: no news
 };
 
 // The child's side of the fork.
@@ -138,10 +144,12 @@ void RankGroup::take_ends() {
     rank.ended = status;
     if (is_clean(status) && i != 0) continue;  // rank 0 said so, and ends itself
     if (!is_clean(status)) {
-      log_error("rank {} of {} {}", i, ranks_.size(), end_text(status));
+      if (!killed_) log_error("rank {} of {} {}", i, ranks_.size(), end_text(status));
       if (cause_ < 0) cause_ = static_cast<int>(i);
     }
-    kill_time_ = std::min(kill_time_, std::chrono::steady_clock::now() + kAnswerGrace);
+    // Rank 0 needs a moment to answer its clients, unless it is what died.
+    const bool nobody_answers = i == 0 && !is_clean(status);
+    kill_time_ = std::min(kill_time_, std::chrono::steady_clock::now() + (nobody_answers ? Duration{} : kAnswerGrace));
   }
 }
 
@@ -152,21 +160,28 @@ void RankGroup::watch() {
     const TimePoint now = std::chrono::steady_clock::now();
     if (now >= kill_time_) {
       signal_all(SIGKILL);
+      killed_ = true;
       kill_time_ = kNever;
     }
     // SIGCHLD may have come before it was waited for; looking again every 100 ms costs nothing.
     const timespec wait{.tv_sec = 0, .tv_nsec = 100'000'000};
-    const int signal = sigtimedwait(&signals_, nullptr, &wait);
+    siginfo_t info{};
+    const int signal = sigtimedwait(&signals_, &info, &wait);
     if (signal == SIGTERM || signal == SIGINT) stopping_ = true;
-    if ((signal == SIGTERM || signal == SIGINT || signal == SIGHUP) && !ranks_[0].ended) kill(ranks_[0].pid, signal);
+    // What the terminal sends it sends to rank 0, too; twice would mean impatience.
+    const bool forward = (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) && info.si_code != SI_KERNEL;
+    if (forward && !ranks_[0].ended) kill(ranks_[0].pid, signal);
   }
 }
 
 Status RankGroup::status() const {
   if (is_clean(*ranks_[0].ended)) return {};
-  const auto cause = static_cast<size_t>(std::max(cause_, 0));
+  // Ends come in any order; an error of a rank's own explains those of the others.
+  const auto own = std::ranges::find_if(ranks_, [](const RankProcess& rank) { return has_own_error(*rank.ended); });
+  const auto cause =
+      own != ranks_.end() ? static_cast<size_t>(own - ranks_.begin()) : static_cast<size_t>(std::max(cause_, 0));
   const Status why = unavailable("rank {} of {} {}", cause, ranks_.size(), end_text(*ranks_[cause].ended));
-  return is_broken(*ranks_[cause].ended) ? why : failed_precondition("{}; its own line says why", why.message());
+  return own == ranks_.end() ? why : failed_precondition("{}; its own line says why", why.message());
 }
 
 }  // namespace
@@ -200,7 +215,10 @@ Status follow(LoadedModel& loaded, const Options& options) {
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);
   Follower follower(*loaded.model, loaded.context(), loaded.num_pages);
-  return follower.run(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(options.parallel_timeout)));
+  const auto duration = [](double value) {
+    return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value));
+  };
+  return follower.run(duration(options.parallel_timeout), duration(options.parallel_start_timeout));
 }
 
 }  // namespace sluice

@@ -8,14 +8,17 @@ namespace sluice {
 Follower::Follower(DeepSeekModel& model, OpContext context, int32_t num_pages)
     : model_(model), context_(context), kv_(model.kv_layout(), model.cache_dtype(), num_pages), logits_(model) {}
 
-Status Follower::run(Duration timeout) {
+Status Follower::run(Duration timeout, Duration patience) {
   Communicator& ranks = model_.ranks();
+  Duration between_steps = std::max(timeout, patience);
   while (true) {
+    ranks.set_timeout(between_steps);
     SLUICE_ASSIGN_OR_RETURN(const std::vector<std::byte> message, receive_message(ranks));
     ranks.set_timeout(timeout);
     SLUICE_ASSIGN_OR_RETURN(const RankMessage kind, kind_of(message));
     if (kind == RankMessage::kEnd) return {};
     if (kind == RankMessage::kSignOfLife) {
+      between_steps = timeout;
       float alive = 1;  // so that rank 0 hears of this rank, too
       SLUICE_RETURN_IF_ERROR(ranks.all_reduce_sum({&alive, 1}));
       continue;

@@ -17,9 +17,10 @@ class Follower {
  public:
   Follower(DeepSeekModel& model, OpContext context, int32_t num_pages);
 
-  // OK when rank 0 ended the group; else what broke it. Rank 0 may take its time until the first step; from then on it
-  // is heard of within `timeout`, if it lives.
-  Status run(Duration timeout);
+  // OK when rank 0 ended the group; else what broke it. Within a step the others are heard of within `timeout`. Between
+  // steps rank 0 may take `patience` (reading prompts, a large disk tier) until it has given its first sign of life,
+  // as a server does every second; then `timeout` again. A rank that dies is noticed at once either way.
+  Status run(Duration timeout, Duration patience);
 
  private:
   Status step(std::span<const std::byte> message);

@@ -45,7 +45,8 @@ class DeepSeekModel {
 
   // The ranks that hold the other parts; before the first forward(), and outlives the model. One rank needs none.
   void join(Communicator& ranks);
-  Communicator& ranks() { return *ranks_; }
+  bool joined() const { return ranks_ != nullptr; }
+  Communicator& ranks() { return *ranks_; }  // once joined
 
   // Runs all layers over the batch's rows and writes their cache entries. hidden_out [output_rows, hidden]: the
   // residual stream behind the last layer (before the final norm). Fails only with the ranks: UNAVAILABLE, and what was

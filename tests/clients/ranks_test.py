@@ -30,6 +30,13 @@ def ranks_say_what_one_says():
     assert generated("--tp", "2", "--parallel-experts", "whole") == expected
 
 
+def an_error_before_the_ranks_meet_is_told_once():
+    run = subprocess.run([BINARY, "generate", "--prompt", PROMPT, "--tp", "2", "--cache-memory-mib", "9999999"], capture_output=True,
+                         text=True, timeout=60)
+    assert run.returncode == 1, run.returncode
+    assert "RESOURCE_EXHAUSTED" in run.stderr and "signal" not in run.stderr, run.stderr
+
+
 def ask(address):
     messages = json_lines(*CLIENT, "--target", address, "--max-tokens", "24")
     return "".join(choice.get("text", "") for message in messages for choice in message.get("choices", []))
@@ -57,9 +64,11 @@ def kill_while_answering(process, address, rank):
 
 
 def a_killed_rank_costs_an_error_and_the_group_comes_back():
-    with running_server(BINARY, "--tp", "2", "--threads", "1") as (process, address, _):
+    with running_server(BINARY, "--threads", "1") as (_, address, _):
         expected = ask(address)
         assert expected, "an empty answer"
+    with running_server(BINARY, "--tp", "2", "--threads", "1") as (process, address, _):
+        assert ask(address) == expected
         for rank in [1, 0]:
             former = ranks_of(process)
             said, waited = kill_while_answering(process, address, rank)
@@ -78,4 +87,4 @@ def a_killed_rank_costs_an_error_and_the_group_comes_back():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests([ranks_say_what_one_says, a_killed_rank_costs_an_error_and_the_group_comes_back]))
+    sys.exit(run_tests([ranks_say_what_one_says, an_error_before_the_ranks_meet_is_told_once, a_killed_rank_costs_an_error_and_the_group_comes_back]))
