@@ -37,7 +37,8 @@ Result<Model> read_model(const Options& options) {
   if (out.directory.empty()) {
     SLUICE_ASSIGN_OR_RETURN(out.directory, bundled_model());
   }
-  SLUICE_ASSIGN_OR_RETURN(const ModelConfig config, ModelConfig::load(out.directory));
+  SLUICE_ASSIGN_OR_RETURN(ModelConfig config, ModelConfig::load(out.directory));
+  config.block_global = block_global_of(options);
   if (is_cuda_device(options.device)) {
     SLUICE_RETURN_IF_ERROR(GpuModel::check_supported(config));
   } else {
@@ -50,6 +51,7 @@ Result<Model> read_model(const Options& options) {
   for (const TensorSpec& spec : required_tensors(config)) SLUICE_RETURN_IF_ERROR(files.expect(spec));
   out.report = inspect(config);
   out.weights = options.weights == WeightFormat::kAuto ? files.native_format() : options.weights;
+  if (is_cuda_device(options.device)) SLUICE_RETURN_IF_ERROR(GpuModel::check_weights(out.weights));
   return out;
 }
 

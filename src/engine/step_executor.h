@@ -31,11 +31,8 @@ class StepExecutor {
 
   // Between steps: tells other ranks that this one lives, and hears the same of them. Does nothing on one rank.
   virtual Status give_sign_of_life() { return {}; }
-  // What broke the group of ranks; ok while it holds.
-  virtual const Status& group_status() const {
-    static const Status whole;
-    return whole;
-  }
+  // What ended it for good: the group of ranks is broken, or the device is lost. Ok while it can compute.
+  virtual const Status& group_status() const = 0;
 };
 
 }  // namespace sluice

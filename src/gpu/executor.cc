@@ -85,7 +85,10 @@ std::byte* GpuExecutor::page(PageId id) const {
 StepResult GpuExecutor::run(const StepPlan& plan) {
   StepResult result;
   result.results.resize(plan.work.size());
-  result.status = run_plan(plan, result);
+  result.status = lost_.ok() ? run_plan(plan, result) : lost_;
+  if (result.status.ok()) return result;
+  (void)device_.wait();  // no copy may be under way in memory that others now reuse
+  if (result.status.code() == StatusCode::kInternal) lost_ = result.status;
   return result;
 }
 

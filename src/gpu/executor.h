@@ -25,8 +25,10 @@ class GpuExecutor final : public StepExecutor {
   // On the device, besides the cache.
   static int64_t planned_bytes(const ModelConfig& config) { return int64_t{kGpuLogitsRows} * config.hidden_size * 2; }
 
-  // A status that is not ok says which call of the device failed; INTERNAL means that the device is lost.
+  // A status that is not ok says which call of the device failed; INTERNAL means that the device is lost, now and for
+  // every later step.
   StepResult run(const StepPlan& plan) override;
+  const Status& group_status() const override { return lost_; }
   void set_observer(const ForwardObserver* observer) override { observer_ = observer; }
   void set_hashing(bool on) override { hashing_ = on; }
   uint64_t logits_hash() const override { return logits_hash_; }
@@ -71,6 +73,7 @@ class GpuExecutor final : public StepExecutor {
   StepTimes times_;
   std::map<std::pair<int32_t, int32_t>, GraphOfShape> graphs_;  // by (rows, max_pages)
   int64_t graphs_captured_ = 0;
+  Status lost_;
   int32_t step_rows_ = 0, batch_rows_ = 0;  // of the last forward: with padding, without
 };
 

@@ -94,10 +94,12 @@ DeviceBuffer DeviceLoader::allocate(int64_t bytes) {
   return {};
 }
 
-// From pageable memory, which CUDA copies aside before the call returns; the emulated device does not, hence the wait.
 void DeviceLoader::copy_in(std::byte* device, const std::byte* host, int64_t bytes) {
-  if (!status_.ok() || bytes == 0) return;
-  status_ = device_.copy_in(device, host, bytes);
+  if (status_.ok() && bytes > 0) status_ = device_.copy_in(device, host, bytes);
+}
+
+// Before the host's memory goes.
+void DeviceLoader::wait() {
   if (status_.ok()) status_ = device_.wait();
 }
 
@@ -120,6 +122,7 @@ DeviceMatrices DeviceLoader::upload(const std::vector<RowSource>& sources, Weigh
     copy_in(codes + i * shape.codes_bytes(), matrix, shape.codes_bytes());
     copy_in(scales + i * shape.scales_bytes(), matrix + shape.codes_bytes(), shape.scales_bytes());
   }
+  wait();
   result.codes = codes;
   if (shape.group > 0) result.scales = reinterpret_cast<const cuda::f16*>(scales);
   return result;
@@ -130,6 +133,7 @@ DeviceBuffer DeviceLoader::vector(const std::string& name, int64_t size) {
   if (!status_.ok()) return buffer;
   const std::vector<float> values = loader_.vector(name, size);
   copy_in(buffer.data(), reinterpret_cast<const std::byte*>(values.data()), size * 4);
+  wait();
   return buffer;
 }
 
@@ -145,6 +149,7 @@ DeviceBuffer DeviceLoader::rows_bf16(const std::string& name, int64_t rows, int6
     }
   });
   copy_in(buffer.data(), host.data(), rows * cols * 2);
+  wait();
   return buffer;
 }
 

@@ -56,6 +56,7 @@ class DeviceLoader {
   DeviceMatrices upload(const std::vector<RowSource>& sources, WeightFormat format);
   DeviceBuffer allocate(int64_t bytes);
   void copy_in(std::byte* device, const std::byte* host, int64_t bytes);
+  void wait();
 
   WeightLoader& loader_;
   Device& device_;

@@ -59,6 +59,8 @@ void StepStager::cut(const StepBatch& batch, int32_t padded_rows) {
 void StepStager::plan_chunks(GpuStep& step, const Workspace& work) const {
   const int64_t splits = (step.max_pages + work.mla.split_pages - 1) / work.mla.split_pages;
   const int64_t most_rows = work.attention_rows_splits / splits;
+  SLUICE_CHECK(most_rows >= step.max_queries, "room for {} rows of {} splits, a piece has {}", most_rows, splits,
+               step.max_queries);
   for (size_t i = 0; i < pieces_.size(); ++i) {
     if (step.chunks.empty() || step.chunks.back().num_rows + pieces_[i].num_rows > most_rows)
       step.chunks.push_back({.first_row = pieces_[i].first_row,
@@ -72,7 +74,7 @@ void StepStager::plan_chunks(GpuStep& step, const Workspace& work) const {
 void StepStager::fill(const StepBatch& batch, const GpuStep& host) {
   const auto rows = static_cast<int32_t>(batch.tokens.size());
   std::copy(batch.tokens.begin(), batch.tokens.end(), host.tokens);
-  std::fill(host.tokens + rows, host.tokens + host.rows, rows > 0 ? batch.tokens[0] : 0);
+  std::fill(host.tokens + rows, host.tokens + host.rows, batch.tokens[0]);
   rope_.fill(batch.positions, host.cos_sin);
   for (int32_t row = rows; row < host.rows; ++row)
     std::copy_n(host.cos_sin, rope_.dim(), host.cos_sin + int64_t{row} * rope_.dim());
@@ -84,9 +86,8 @@ void StepStager::fill(const StepBatch& batch, const GpuStep& host) {
     host.lengths[i] = piece.length;
     for (int32_t j = 0; j < piece.num_rows; ++j) {
       const int32_t row = piece.first_row + j, position = piece.length - piece.num_rows + j;
-      host.slots[row] = row < rows ? int64_t{value(piece.pages[position / kPageTokens])} * kPageTokens +
-                                         position % kPageTokens
-                                   : -1;
+      host.slots[row] =
+          row < rows ? int64_t{value(piece.pages[position / kPageTokens])} * kPageTokens + position % kPageTokens : -1;
     }
     int32_t* pages = host.pages + static_cast<int64_t>(i) * host.max_pages;
     const int32_t count = pages_of(piece.length);
@@ -113,8 +114,7 @@ Result<GpuStep> StepStager::stage(const StepBatch& batch, const Workspace& work,
     step.max_pages = std::max(step.max_pages, pages_of(piece.length));
     step.max_queries = std::max(step.max_queries, piece.num_rows);
   }
-  if (padded_rows > 0)
-    step.max_pages = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(step.max_pages)));
+  if (padded_rows > 0) step.max_pages = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(step.max_pages)));
   plan_chunks(step, work);
 
   GpuStep host = step;

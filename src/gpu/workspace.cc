@@ -1,6 +1,7 @@
 #include "gpu/workspace.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "sluice/kv_layout.h"
 
@@ -35,10 +36,13 @@ Workspace::Workspace(const ModelConfig& c, WeightFormat weights, const StepLimit
 
   const int32_t queries = queries_of_piece(c.num_attention_heads);
   mla = cuda::choose_mla_config(c.num_attention_heads, queries, limits.shared_bytes_of_block);
-  const int64_t pages = (limits.context_length + kPageTokens - 1) / kPageTokens;
+  // As StepStager rounds them for graphs.
+  const auto pages = static_cast<int64_t>(
+      std::bit_ceil(static_cast<uint64_t>((limits.context_length + kPageTokens - 1) / kPageTokens)));
   const int64_t splits = (pages + mla.split_pages - 1) / mla.split_pages;
   const int64_t bytes_of_pair = heads * c.kv_lora_rank * 4;
-  attention_rows_splits = std::clamp(kPartialBytes / bytes_of_pair, queries * splits, std::max(queries * splits, rows * splits));
+  attention_rows_splits =
+      std::clamp(kPartialBytes / bytes_of_pair, queries * splits, std::max(queries * splits, rows * splits));
   carver.carve(partial, attention_rows_splits * heads * c.kv_lora_rank);
   carver.carve(partial_lse, attention_rows_splits * heads);
 

@@ -194,14 +194,29 @@ TEST_F(GpuExecutorTest, RunsOnAnotherThreadThanItsOwner) {
   EXPECT_TRUE(device().enter().ok());
 }
 
-TEST_F(GpuExecutorTest, AFailureIsTheStepsStatus) {
+TEST_F(GpuExecutorTest, ALostDeviceFailsTheStepAndAllAfterIt) {
   const std::vector<TokenId> tokens{0, 17};
   StepPlan plan;
   plan.work.push_back(work(tokens, 0, pages_[0]));
   for (const int64_t call : {1, 2, 3}) {  // copy in, copy out, wait
+    const auto executor = make(true);
+    EXPECT_TRUE(executor->group_status().ok());
     device().fail_call(call);
-    EXPECT_EQ(device_executor_->run(plan).status.code(), StatusCode::kInternal) << call;
+    const Status lost = executor->run(plan).status;
+    EXPECT_EQ(lost.code(), StatusCode::kInternal) << call;
+    EXPECT_EQ(executor->run(plan).status.to_string(), lost.to_string()) << call;
+    EXPECT_EQ(executor->group_status().to_string(), lost.to_string()) << call;
   }
+  EXPECT_TRUE(device_executor_->run(plan).status.ok());
+}
+
+TEST_F(GpuExecutorTest, WhatDoesNotFitFailsTheStepAlone) {
+  const std::vector<TokenId> tokens{0, 17};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  device().fail_call(1, StatusCode::kResourceExhausted);
+  EXPECT_EQ(device_executor_->run(plan).status.code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(device_executor_->group_status().ok());
   EXPECT_TRUE(device_executor_->run(plan).status.ok());
 }
 
