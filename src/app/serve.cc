@@ -140,9 +140,10 @@ Status ServeCommand::run() {
   const TlsFiles tls = tls_files(resolved);
   SLUICE_RETURN_IF_ERROR(check_security(resolved));
   SLUICE_ASSIGN_OR_RETURN(const auto authenticator, load_tokens(resolved));
-  SLUICE_RETURN_IF_ERROR(check_addresses(resolved));
   SLUICE_RETURN_IF_ERROR(check_folders(resolved));
   SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
+  // Rank 0 alone listens; its addresses need not be those of the others' machines.
+  if (!launch.is_rank || launch.rank == 0) SLUICE_RETURN_IF_ERROR(check_addresses(resolved));
   if (!launch.is_rank) return run_rank_processes(launch, true);
   const sigset_t signals = block_signals(authenticator || !tls.empty() || !options.config_file().empty());
   raise_file_limit();
@@ -170,7 +171,7 @@ Status ServeCommand::run() {
   Status broken;
   ServeLoop loop(*loaded, resolved, queue, frontend);
   loop.on_broken_group([&](const Status& why) {
-    log_error("the group of ranks is broken: {}", why.to_string());
+    log_error("nothing can be computed any more: {}", why.to_string());
     {
       const std::lock_guard lock(broken_mutex);
       broken = why;
@@ -217,7 +218,9 @@ Status ServeCommand::run() {
   if (http) http->set_ready(false);
   grpc->set_ready(false);
   log_info("{}: draining, {} answers have {} s to end", name_of(signal), frontend.num_open(), drain_seconds);
+  std::atomic<bool> impatient{false};
   listener.emplace(signals, [&](int again) {
+    impatient = true;
     log_warn("{} again: {} answers are cut", name_of(again), frontend.num_open());
     frontend.fail_all(unavailable("the server is shutting down"));
   });
@@ -226,7 +229,7 @@ Status ServeCommand::run() {
   if (http) http->shutdown(Duration{});
   listener.reset();
   loop.drain(Duration{});
-  log_info("stopped{}", complete ? "" : "; some answers were cut");
+  log_info("stopped{}", complete && !impatient ? "" : "; some answers were cut");
   const std::lock_guard lock(broken_mutex);
   return broken;
 }

@@ -185,7 +185,8 @@ Result<std::shared_ptr<const Principal>> Authenticator::authenticate(std::string
   if (token.empty()) return Status(StatusCode::kUnauthenticated, "authorization: expected \"Bearer TOKEN\"");
   const Sha256 digest = sha256(token);
   std::shared_ptr<const Principal> found;
-  for (const auto& principal : *principals())  // all of them, whichever is right
+  const std::shared_ptr<const Principals> all = principals();  // held: a reload may let go of it meanwhile
+  for (const auto& principal : *all)  // all of them, whichever is right
     if (CRYPTO_memcmp(principal->grant().digest.data(), digest.data(), digest.size()) == 0) found = principal;
   if (!found) return Status(StatusCode::kUnauthenticated, "authorization: the token is not known here");
   return found;

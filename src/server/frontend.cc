@@ -83,6 +83,9 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
     metrics_.rejected(status);
     return status;
   }
+  // Who took the answer out of the table before the request was in the queue cancelled what was not there yet. (An
+  // answer that has ended by now is not known to the scheduler any more.)
+  if (!find(id)) queue_.cancel(id);
   return stream;
 }
 

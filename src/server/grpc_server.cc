@@ -168,7 +168,7 @@ bool GrpcServer::shutdown(Duration grace) {
   while ((impl_->frontend.num_open() > 0 || impl_->frontend.num_untaken() > 0) &&
          std::chrono::steady_clock::now() < end)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  const bool complete = impl_->frontend.num_open() == 0;
+  const bool complete = impl_->frontend.num_open() == 0 && impl_->frontend.num_untaken() == 0;
   impl_->frontend.fail_all(unavailable("the server is shutting down"));
   // Every answer has its end now; what was just written needs a moment to leave. Who does not read is cut off.
   impl_->server->Shutdown(std::chrono::system_clock::now() + kFlushTime);

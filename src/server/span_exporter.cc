@@ -144,7 +144,11 @@ void SpanExporter::run() {
       lock.unlock();
       send(std::move(batch));
       lock.lock();
-      if (stopping_ && failing_) break;  // nobody there: the process need not wait for it again
+      if (stopping_ && (last || failing_)) {  // one more message was promised, and none to nobody
+        num_dropped_ += std::ssize(waiting_);
+        if (num_dropped_ > 0) log_info("traces: {} spans sent, {} dropped", num_exported(), num_dropped());
+        return;
+      }
     }
     if (last) return;
   }

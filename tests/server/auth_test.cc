@@ -2,9 +2,11 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "server/tls.h"
 
@@ -150,6 +152,21 @@ TEST_F(AuthTest, ReloadTakesNewTokensAndKeepsTheOldOnesIfTheFileIsBad) {
   write("{\"tokens\": [");
   EXPECT_EQ(authenticator->reload().code(), StatusCode::kInvalidArgument);
   EXPECT_TRUE(authenticator->authenticate("Bearer two").ok());
+}
+
+// The list that a client is looked up in may be replaced meanwhile (a use after free if nobody held it: ./check full).
+TEST_F(AuthTest, ReloadMayComeWhileSomebodyIsAskedForHisToken) {
+  std::string entries = entry("one", R"("name": "alice")");
+  for (int i = 0; i < 200; ++i) entries += "," + entry(fmt::format("other {}", i), fmt::format(R"("name": "{}")", i));
+  write("{\"tokens\": [" + entries + "]}");
+  const auto authenticator = load();
+  std::atomic<bool> done{false};
+  std::thread asking([&] {
+    while (!done) EXPECT_TRUE(authenticator->authenticate("Bearer one").ok());
+  });
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(authenticator->reload().ok());
+  done = true;
+  asking.join();
 }
 
 TEST_F(AuthTest, ReloadRevokesAndChangesLimitsOfWhoIsIn) {
