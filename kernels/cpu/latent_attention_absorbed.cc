@@ -132,7 +132,14 @@ void attend_partition(const Plan& plan, const Row& row, int64_t index, const Til
                    memory.queries + panel * panel_bytes);
   }
   const auto end = static_cast<int32_t>(std::min<int64_t>(row.position + 1, (index + 1) * kPartitionKeys));
-  for (auto begin = static_cast<int32_t>(index * kPartitionKeys); begin < end; begin += kTileKeys) {
+  const auto first = static_cast<int32_t>(index * kPartitionKeys);
+#if defined(__AMX_BF16__)
+  if (plan.is_bf16()) {
+    const std::span<const PageId> pages(row.span->pages, static_cast<size_t>(row.position / kTileKeys + 1));
+    return attend_partition_bf16(plan, pages.subspan(static_cast<size_t>(first / kTileKeys)), end - first, memory, into);
+  }
+#endif
+  for (int32_t begin = first; begin < end; begin += kTileKeys) {
     const PageId* page = row.span->pages + begin / kTileKeys;
     const int32_t count = std::min(kTileKeys, end - begin);
     if (plan.is_bf16()) {

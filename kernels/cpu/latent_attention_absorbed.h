@@ -55,21 +55,33 @@ struct Accumulators {
   float* latents;  // [heads][kv_lora_rank]
 };
 
+#if defined(__AMX_BF16__)
+constexpr bool kWholePartitions = true;  // bf16 partitions are softened as a whole: latent_attention_absorbed_amx.cc
+#else
+constexpr bool kWholePartitions = false;
+#endif
+constexpr int32_t kScoreKeys = kWholePartitions ? kPartitionKeys : kTileKeys;
+constexpr int64_t kSumDims = 64;  // that are summed at a time
+
 // One thread's memory: quantised rows for the projections, the row's queries with heads in lanes, and a tile's
 // probabilities on their way from lanes of heads to rows of heads.
 struct TileMemory {
   std::byte* rows;     // quantised
   std::byte* queries;  // f32 [head_panels][width][16], or bf16 in pairs [head_panels][width / 2][16][2]
-  float* scores;       // [64][padded_heads]
-  std::byte* weights;  // [padded_heads][64] in the cache's type
+  float* scores;       // [kScoreKeys][padded_heads]
+  std::byte* weights;  // [padded_heads][kScoreKeys] in the cache's type
   float* alphas;       // [padded_heads]
+  uint16_t* pairs;     // whole partitions: [kSumDims / 16][kScoreKeys / 2][16][2] entries by pairs of keys
+  float* product;      // whole partitions: [16 heads][kSumDims]
 
   TileMemory(Carver& carver, const Plan& plan)
       : rows(carver.take<std::byte>(plan.quantized_bytes())),
         queries(carver.take<std::byte>(plan.query_bytes())),
-        scores(carver.take<float>(kTileKeys * plan.padded_heads())),
-        weights(carver.take<std::byte>(kTileKeys * plan.padded_heads() * (plan.is_bf16() ? 2 : 4))),
-        alphas(carver.take<float>(plan.padded_heads())) {}
+        scores(carver.take<float>(kScoreKeys * plan.padded_heads())),
+        weights(carver.take<std::byte>(kScoreKeys * plan.padded_heads() * (plan.is_bf16() ? 2 : 4))),
+        alphas(carver.take<float>(plan.padded_heads())),
+        pairs(carver.take<uint16_t>(kWholePartitions ? kSumDims * kScoreKeys : 0)),
+        product(carver.take<float>(kWholePartitions ? kLanes * kSumDims : 0)) {}
 };
 
 // scores -> probabilities in place, heads in lanes; updates peaks and sums and leaves the factors of what was summed
@@ -78,6 +90,10 @@ void soften_tile(float* scores, int32_t count, int64_t head_panels, const Accumu
 
 // Folds `count` entries of a page into the accumulators.
 void attend_tile_f32(const Plan& plan, PageId page, int32_t count, const TileMemory& memory, const Accumulators& into);
+// Where kWholePartitions: sets the accumulators to `count` entries of the first pages; those behind them are the row's
+// next, which are fetched meanwhile.
+void attend_partition_bf16(const Plan& plan, std::span<const PageId> pages, int32_t count, const TileMemory& memory,
+                           const Accumulators& into);
 // `next` is the page to come, or kNoPage: its rows are fetched while this one is worked on.
 void attend_tile_bf16(const Plan& plan, PageId page, PageId next, int32_t count, const TileMemory& memory,
                       const Accumulators& into);

@@ -16,6 +16,8 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/running_softmax.h"
 
+#if !defined(__AMX_BF16__)  // latent_attention_expanded_amx.cc
+
 namespace sluice::cpu::SLUICE_ISA {
 
 namespace {
@@ -195,3 +197,5 @@ void latent_attention_expanded_bf16(const LatentAttentionArgs& args, OpContext& 
 }
 
 }  // namespace sluice::cpu::SLUICE_ISA
+
+#endif

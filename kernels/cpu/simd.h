@@ -71,6 +71,7 @@ inline I32x16 load_u8(const void* p) {  // 16 bytes
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
 inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline I32x16 sub_bytes(I32x16 a, I32x16 b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 inline I32x16 low_nibbles(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline I32x16 high_nibbles(I32x16 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
