@@ -1,7 +1,12 @@
 #include "kernels/registry.h"
 
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <string>
+
+#include <fmt/format.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
@@ -41,21 +46,24 @@ constexpr Backend kRef{
     .block_select = ref::block_select,
 };
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
-bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 
-// Linux lends the tile registers (8 KiB more of state per thread) to processes that ask; threads started later inherit them.
-bool has_amx() {
+// CPUID 7.0 EDX; Linux lends the tile registers (8 KiB more of state per thread) to processes that ask, and to all their
+// threads.
+[[maybe_unused]] bool has_amx() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25;
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  static const bool granted = has_avx512bf16() && __builtin_cpu_supports("amx-int8") &&
-                              __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-tile") &&
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  static const bool granted = has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 &&
+                              (d & kBf16) != 0 && (d & kTile) != 0 && (d & kInt8) != 0 &&
                               syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
 }
@@ -68,11 +76,21 @@ struct Candidate {
 };
 
 constexpr Candidate kCandidates[] = {
+#if defined(SLUICE_HAS_AMX)
     {&cpu::amx::kBackend, has_amx, "AMX (tiles, INT8, BF16), granted by Linux, and AVX-512 F, BW, VL, DQ, VNNI and BF16"},
+#endif
+#if defined(SLUICE_HAS_AVX512BF16)
     {&cpu::avx512bf16::kBackend, has_avx512bf16, "AVX-512 F, BW, VL, DQ, VNNI and BF16"},
+#endif
+#if defined(SLUICE_HAS_AVX512VNNI)
     {&cpu::avx512vnni::kBackend, has_avx512vnni, "AVX-512 F, BW, VL, DQ and VNNI"},
+#endif
+#if defined(SLUICE_HAS_AVX512)
     {&cpu::avx512::kBackend, has_avx512, "AVX-512 F, BW, VL and DQ"},
+#endif
+#if defined(SLUICE_HAS_AVX2)
     {&cpu::avx2::kBackend, has_avx2, "AVX2 and FMA"},
+#endif
 };
 
 }  // namespace
@@ -88,8 +106,9 @@ Result<const Backend*> find_backend(std::string_view name) {
   if (any)
     return failed_precondition(
         "device: {} needs AVX2 and FMA, which this machine lacks; --device ref runs anywhere, slowly", name);
-  return invalid_argument("device: expected one of auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
-                          name);
+  std::string names;
+  for (const Candidate& candidate : kCandidates) names += fmt::format("{}, ", candidate.backend->name);
+  return invalid_argument("device: expected one of auto, cpu, {}ref, found \"{}\"", names, name);
 }
 
 std::vector<const Backend*> runnable_backends() {

@@ -74,7 +74,8 @@ void place(Plan& plan, Carver& carver, int threads) {
 
 Plan make_plan(const LatentAttentionArgs& args, OpContext& context) {
   Plan plan{
-      .args = args, .width = args.kv_lora_rank + args.rope_dim, .head_panels = (args.heads + kLanes - 1) / kLanes};
+      .args = args, .width = args.kv_lora_rank + args.rope_dim, .head_panels = (args.heads + kLanes - 1) / kLanes,
+      .num_threads = context.team.size()};
   count_rows(plan);
   Carver count;
   place(plan, count, context.team.size());

@@ -29,6 +29,7 @@ struct Plan {
   const LatentAttentionArgs& args;
   int64_t width;        // kv_lora_rank + rope_dim
   int64_t head_panels;  // ceil(heads / 16)
+  int num_threads = 1;
   int64_t num_rows = 0;
   int64_t num_partitions = 0;
 

@@ -92,7 +92,7 @@ void attend_partition_bf16(const Plan& plan, std::span<const PageId> pages, int3
   const int64_t heads = plan.padded_heads(), rank = plan.args.kv_lora_rank;
   AmxPairs tiles;
   const PairWeights queries{reinterpret_cast<const uint16_t*>(memory.queries), plan.width * kLanes};
-  PageFetcher next(plan, pages.subspan(std::min<size_t>(pages.size(), 1)));
+  PageFetcher next(plan, pages.subspan(1, static_cast<size_t>((count - 1) / kTileKeys)));
   for (int32_t key = 0; key < count; key += kLanes) {
     next.fetch(kLanes * plan.width * 2 / 64);
     const uint16_t* entries = entries_of(plan.args.cache, pages[static_cast<size_t>(key / kTileKeys)]);
@@ -105,9 +105,10 @@ void attend_partition_bf16(const Plan& plan, std::span<const PageId> pages, int3
   for (int64_t panel = 0; panel < plan.head_panels; ++panel)
     block_weights(memory.scores, heads, panel, count, panel_weights(panel));
 
-  // The partition after this one comes into L2 meanwhile.
-  const size_t ahead = std::min<size_t>(pages.size(), kPartitionKeys / kTileKeys);
-  PageFetcher partition(plan, pages.subspan(ahead, std::min(pages.size() - ahead, ahead)));
+  // The partition that this thread will find next, if all are as fast, comes into L2 meanwhile.
+  constexpr size_t kPages = kPartitionKeys / kTileKeys;
+  const size_t ahead = std::min(pages.size(), kPages * static_cast<size_t>(plan.num_threads));
+  PageFetcher partition(plan, pages.subspan(ahead, std::min(pages.size() - ahead, kPages)));
   const int64_t lines = kPartitionKeys * plan.width * 2 / 64 / (kPairs * ((rank + kChunkDims - 1) / kChunkDims)) + 1;
   const int64_t num_pairs = amx_steps((count + 1) / 2) * kAmxPairs;
   for (int64_t dim = 0; dim < rank; dim += kChunkDims) {
