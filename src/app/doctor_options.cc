@@ -82,7 +82,8 @@ Finding plan(const Options& options, const Model& model) {
         ""};
   const int64_t free = available_memory(), weights = bytes_of(model);
   const int64_t per_token =
-      options.cache_dtype == "f32" || (options.cache_dtype == "auto" && model.weights == WeightFormat::kF32)
+      options.cache_dtype == "int8" ? model.report.cache_bytes_per_token_int8
+      : options.cache_dtype == "f32" || (options.cache_dtype == "auto" && model.weights == WeightFormat::kF32)
           ? model.report.cache_bytes_per_token_f32
           : model.report.cache_bytes_per_token_bf16;
   // As plan_cache() does.

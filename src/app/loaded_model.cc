@@ -15,6 +15,7 @@
 #include "gpu/open.h"
 #include "gpu/packing.h"
 #include "kernels/registry.h"
+#include "model/cache_layout.h"
 #include "model/inspect.h"
 
 namespace sluice {
@@ -89,12 +90,13 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
 
 DType cache_dtype(const Options& options, WeightFormat weights) {
   if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  if (options.cache_dtype == "int8") return DType::kI8;
   return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
 }
 
 // Stands for the model, the formats and how ranks share it.
-Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
-  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype(options, weights)));
+Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights, DType cache) {
+  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache));
   if (options.tp > 1) how += fmt::format(" tp {} {} {}", options.tp, options.parallel_experts, loaded.backend->name);
   return model_fingerprint(loaded.directory, how, options.random_weights);
 }
@@ -129,7 +131,7 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   Communicator& ranks = loaded.group->ranks();
   loaded.model->join(ranks);
   if (ranks.alone()) return {};
-  SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights));
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights, cache_dtype(options, weights)));
   const Terms own{key, options.max_batch_tokens, loaded.num_pages};
   std::vector<Terms> all(static_cast<size_t>(ranks.size()));
   SLUICE_RETURN_IF_ERROR(ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
@@ -148,8 +150,9 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
 
 Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
                    LoadedModel& loaded) {
-  if (options.cache_dtype == "f32")
-    return failed_precondition("cache.dtype: f32 is not supported on device {}, which keeps bf16", options.device);
+  if (options.cache_dtype == "f32" || options.cache_dtype == "int8")
+    return failed_precondition("cache.dtype: {} is not supported on device {}, which keeps bf16", options.cache_dtype,
+                               options.device);
   OpContext context = loaded.context();
   ProgressBar bar("loading", total_bytes);
   SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
@@ -195,7 +198,7 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
   if (pages < 2 || pages * page_bytes > free)
     return resource_exhausted(
         "cache: {} pages of {} bytes do not fit into {:.0f} MiB of free memory; lower cache.memory_mib, or"
-        " take cache.dtype bf16",
+        " take cache.dtype bf16 or int8",
         std::max<int64_t>(pages, 2), page_bytes, static_cast<double>(free) / kMiB);
   log_info("memory: cache {:.0f} MiB, {} pages of {} tokens ({} bytes a token); one context is {} pages",
            static_cast<double>(pages * page_bytes) / kMiB, pages, kPageTokens, layout.bytes_per_token(),
@@ -236,6 +239,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (!on_gpu) {
     SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
     SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+    if (options.cache_dtype == "int8") SLUICE_RETURN_IF_ERROR(check_cache_dtype(loaded->config, DType::kI8));
   }
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
                           options.random_weights
@@ -254,7 +258,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(total * launch.local_size, weights));
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
-    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights));
+    // Weights lie alike over a bf16 and an int8 cache.
+    const DType cache = cache_dtype(options, weights) == DType::kF32 ? DType::kF32 : DType::kBF16;
+    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights, cache));
     const std::string part = launch.size == 1 ? "" : fmt::format("-{}of{}", launch.rank, launch.size);
     const std::string file =
         fmt::format("{}-{}{}.packed", fs::path(loaded->directory).filename().string(), name(weights), part);
@@ -293,6 +299,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
            seconds(std::chrono::steady_clock::now() - begin));
   return loaded;
+}
+
+const char* LoadedModel::cache_name() const {
+  const DType dtype = kv_dtype();
+  return dtype == DType::kI8 ? "int8" : dtype == DType::kF32 ? "f32" : "bf16";
 }
 
 Status LoadedModel::expect_cpu(const char* command) const {

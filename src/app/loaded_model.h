@@ -33,6 +33,7 @@ struct LoadedModel {
   // Of the model, wherever it is.
   KvLayout kv_layout() const { return gpu ? gpu->kv_layout() : model->kv_layout(); }
   DType kv_dtype() const { return gpu ? DType::kBF16 : model->cache_dtype(); }
+  const char* cache_name() const;  // kv_dtype() as cache.dtype spells it
   int64_t weight_bytes() const { return gpu ? gpu->weight_bytes() : model->weight_bytes(); }
   // FAILED_PRECONDITION if it is on a CUDA device, which `command` cannot measure.
   Status expect_cpu(const char* command) const;

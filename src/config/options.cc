@@ -128,9 +128,10 @@ std::vector<OptionSpec> make_table() {
              &Options::block_global_full_every, 0, 1024),
       choice(
           "cache.dtype",
-          "type of cached latents and of attention's operands: bf16 (half the memory, twice the speed), f32, or auto "
-          "(f32 where the weights are, else bf16)",
-          &Options::cache_dtype, {"auto", "bf16", "f32"}),
+          "type of cached latents and of attention's operands: f32, bf16 (half the memory, twice the speed), int8 (half "
+          "again, not exact: codes and scales; deepseek_v2 and deepseek_v3 on the CPU), or auto (f32 where the weights "
+          "are, else bf16)",
+          &Options::cache_dtype, {"auto", "bf16", "f32", "int8"}),
       number<int64_t>("cache.memory_mib",
                       "memory for cached pages in MiB; 0 takes a quarter of the free memory, at most 4096",
                       &Options::cache_memory_mib, 0, int64_t{1} << 32),

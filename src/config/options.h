@@ -40,7 +40,7 @@ struct Options {
   int32_t block_global_window_pages = 2; // the last of them
   int32_t block_global_full_every = 0;   // layers 0, k, 2k, ... stay full; 0: none
   // cache
-  std::string cache_dtype = "auto";  // "auto", "bf16" or "f32"
+  std::string cache_dtype = "auto";  // "auto", "bf16", "f32" or "int8"
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
   bool cache_enabled = true;
   bool cache_reuse_generated = true;

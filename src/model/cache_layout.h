@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sluice/kv_layout.h"
+#include "sluice/status.h"
 #include "sluice/tensor.h"
 
 #include "model/config.h"
@@ -26,6 +27,10 @@ constexpr size_t kSelectedStateGroup = 4;  // the compressors' states (CompressA
 constexpr size_t kBlockKeyStateGroup = 5;
 constexpr size_t kGlobalStateGroup = 6;
 
+// Whether the model's entries have the form of `dtype`: int8 (DType::kI8, sluice/latent_codes.h) is that of latents alone.
+Status check_cache_dtype(const ModelConfig& config, DType dtype);
+
+// Of a dtype that check_cache_dtype accepts.
 KvLayout cache_layout(const ModelConfig& config, DType dtype);
 
 }  // namespace sluice

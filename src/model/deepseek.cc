@@ -25,6 +25,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
   SLUICE_RETURN_IF_ERROR(check_supported(config, backend));
+  SLUICE_RETURN_IF_ERROR(check_cache_dtype(config, options.cache_dtype));
   for (const TensorSpec& spec : required_tensors(config)) {
     SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)

@@ -90,6 +90,8 @@ void count_cache(const ModelConfig& config, ModelReport& report) {
                                    wide.groups[i].bytes_per_page() / kPageTokens});
   report.cache_bytes_per_token_bf16 = narrow.bytes_per_token();
   report.cache_bytes_per_token_f32 = wide.bytes_per_token();
+  if (check_cache_dtype(config, DType::kI8).ok())
+    report.cache_bytes_per_token_int8 = cache_layout(config, DType::kI8).bytes_per_token();
 }
 
 void count_latent_attention(const ModelConfig& config, ModelReport& report) {
@@ -238,8 +240,10 @@ std::string to_text(const ModelReport& r) {
                            short_count(static_cast<double>(r.active_parameters_without_embedding))));
   for (const auto& [format, bytes] : r.weights_bytes)
     text += line(fmt::format("weights {}", name(format)), short_bytes(static_cast<double>(bytes)));
-  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32)", r.cache_bytes_per_token_bf16, groups_text(r),
-                                    r.cache_bytes_per_token_f32));
+  const std::string int8 = fmt::format(", {} (int8)", r.cache_bytes_per_token_int8);
+  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32){}", r.cache_bytes_per_token_bf16,
+                                    groups_text(r), r.cache_bytes_per_token_f32,
+                                    r.cache_bytes_per_token_int8 > 0 ? int8 : ""));
   text += layer_types_text(r);
   text += line("arithmetic",
                fmt::format("{} a token, and {} a token of context{}", short_flop(static_cast<double>(r.flop_per_token)),
@@ -260,6 +264,7 @@ std::string to_json(const ModelReport& r) {
       {"quantizable_parameters", r.quantizable_parameters},
       {"cache_bytes_per_token", r.cache_bytes_per_token_bf16},
       {"cache_bytes_per_token_f32", r.cache_bytes_per_token_f32},
+      {"cache_bytes_per_token_int8", r.cache_bytes_per_token_int8},
       {"weights_bytes", nlohmann::ordered_json::object()},
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},

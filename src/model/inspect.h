@@ -59,6 +59,7 @@ struct ModelReport {
   std::vector<LayerTypeReport> layer_types;  // V4 only
   int64_t cache_bytes_per_token_bf16 = 0;    // what KvLayout says, all groups
   int64_t cache_bytes_per_token_f32 = 0;
+  int64_t cache_bytes_per_token_int8 = 0;  // 0 where check_cache_dtype refuses int8
 
   // Two operations a weight of every matrix that a token is multiplied with (the embedding is only looked up).
   int64_t flop_per_token = 0;

@@ -166,7 +166,7 @@ TEST(Inspect, PrintsJsonAndText) {
   EXPECT_THAT(lines, HasSubstr("active a token          2.66 B (2.45 B without the embedding)\n"));
   EXPECT_THAT(lines, HasSubstr("experts                 6 of 64 a token, 2 shared\n"));
   EXPECT_THAT(lines, HasSubstr("weights bf16            31.41 GB\n"));
-  EXPECT_THAT(lines, HasSubstr("cache                   31104 bytes a token (bf16), 62208 (f32)\n"));
+  EXPECT_THAT(lines, HasSubstr("cache                   31104 bytes a token (bf16), 62208 (f32), 16092 (int8)\n"));
   EXPECT_THAT(lines, HasSubstr("arithmetic              4.90 GFLOP a token, and 0.94 MFLOP a token of context\n"));
   EXPECT_THAT(lines, HasSubstr("files                   1234 bytes, 3 BF16, 1 F32\n"));
 }
