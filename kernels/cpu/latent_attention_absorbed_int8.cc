@@ -122,6 +122,7 @@ void ordered_latents(const float* lanes, int64_t count, float* out) {
 
 void attend_tile_int8(const Plan& plan, PageId page_id, PageId next, int32_t count, const TileMemory& memory,
                       const Accumulators& into) {
+  const QuadTiles held;
   const LatentCodes& layout = plan.codes;
   const CodePage page(plan.args.cache, page_id, layout);
   const int64_t width = layout.width(), stride = plan.latent_stride();

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/simd.h"
 
 namespace sluice::cpu::SLUICE_ISA {
@@ -22,14 +24,15 @@ struct QuadRows {
 };
 
 struct QuadWeights {
-  const int8_t* data;                       // first panel
-  int64_t panel_stride;                     // bytes
-  const int32_t* starts = nullptr;          // [panels][16], or null for zeros
+  const int8_t* data;               // first panel
+  int64_t panel_stride;             // bytes
+  const int32_t* starts = nullptr;  // [panels][16], or null for zeros
 };
 
 #if defined(__AVX512F__)
-// 12 x 2 accumulators, 2 weights and a broadcast, of 32 registers; 16 rows of a single panel, for as many chains.
-constexpr int kQuadRows = 12;
+// 8 x 2 accumulators (a panel of heads is two such), 2 weights and a broadcast, of 32 registers; 16 rows of a single
+// panel, for as many chains.
+constexpr int kQuadRows = 8;
 constexpr int kQuadVectorRows = 16;
 constexpr int kQuadPanels = 2;
 #else
@@ -77,117 +80,93 @@ inline void multiply_quads_tile(int num_rows, QuadRows x, int64_t num_quads, Qua
 
 #if defined(__AMX_INT8__)
 
-// Matrix registers of 16 rows of 64 bytes (tile_registers.h): 16 rows of x times 16 quads of a panel in one
-// instruction. Four accumulators: four rows of tiles of one panel, or one of four panels.
-template <int NUM_TILES>
-inline void multiply_quads_down(QuadRows x, int64_t steps, const int8_t* w, int32_t (*dots)[kLanes][kLanes]) {
-  const int64_t block = kLanes * x.stride;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t k = 0; k < steps; ++k) {
-    const uint8_t* from = x.data + k * 64;
-    _tile_loadd(6, w + k * kLanes * kQuadBytes, kQuadBytes);
-    _tile_loadd(4, from, x.stride);
-    _tile_dpbusd(0, 4, 6);
-    if constexpr (NUM_TILES > 1) {
-      _tile_loadd(5, from + block, x.stride);
-      _tile_dpbusd(1, 5, 6);
-    }
-    if constexpr (NUM_TILES > 2) {
-      _tile_loadd(4, from + 2 * block, x.stride);
-      _tile_dpbusd(2, 4, 6);
-    }
-    if constexpr (NUM_TILES > 3) {
-      _tile_loadd(5, from + 3 * block, x.stride);
-      _tile_dpbusd(3, 5, 6);
-    }
+// The matrix registers of this thread while it multiplies: 16 rows of x times 16 quads of a panel in one instruction.
+class QuadTiles {
+ public:
+  QuadTiles() {
+    AmxConfig config;
+    for (int tile = 0; tile < 8; ++tile) config.set(tile, kLanes, kAmxTileBytes);
+    amx_configure(config);
   }
-  _tile_stored(0, dots[0], 64);
-  if constexpr (NUM_TILES > 1) _tile_stored(1, dots[1], 64);
-  if constexpr (NUM_TILES > 2) _tile_stored(2, dots[2], 64);
-  if constexpr (NUM_TILES > 3) _tile_stored(3, dots[3], 64);
+  QuadTiles(const QuadTiles&) = delete;
+  QuadTiles& operator=(const QuadTiles&) = delete;
+  ~QuadTiles() { amx_release(); }
+};
+
+// Sums of NUM_TILES tiles that share one operand: of rows down one panel (DOWN), or of panels across 16 rows. Registers:
+// sums 0-3, the others' operands 4 and 5 in turn, the shared one 6.
+template <int NUM_TILES, bool DOWN>
+inline void multiply_quad_tiles(QuadRows x, int64_t steps, QuadWeights w, int32_t (*dots)[kLanes][kLanes]) {
+  const auto each_tile = [](auto&& body) {
+    body(std::integral_constant<int, 0>{});
+    if constexpr (NUM_TILES > 1) body(std::integral_constant<int, 1>{});
+    if constexpr (NUM_TILES > 2) body(std::integral_constant<int, 2>{});
+    if constexpr (NUM_TILES > 3) body(std::integral_constant<int, 3>{});
+  };
+  each_tile([](auto tile) { amx_zero<tile>(); });
+  for (int64_t k = 0; k < steps; ++k) {
+    const uint8_t* rows = x.data + k * kAmxTileBytes;
+    const int8_t* quads = w.data + k * kLanes * kQuadBytes;
+    if constexpr (DOWN) {
+      amx_load<6>(quads, kQuadBytes);
+    } else {
+      amx_load<6>(rows, x.stride);
+    }
+    each_tile([&](auto tile) {
+      constexpr int kOperand = 4 + tile % 2;
+      if constexpr (DOWN) {
+        amx_load<kOperand>(rows + tile * kLanes * x.stride, x.stride);
+        amx_dot_u8s8<tile, kOperand, 6>();
+      } else {
+        amx_load<kOperand>(quads + tile * w.panel_stride, kQuadBytes);
+        amx_dot_u8s8<tile, 6, kOperand>();
+      }
+    });
+  }
+  each_tile([&](auto tile) { amx_store<tile>(dots[tile], kAmxTileBytes); });
 }
 
-template <int NUM_TILES>
-inline void multiply_quads_across(QuadRows x, int64_t steps, QuadWeights w, int32_t (*dots)[kLanes][kLanes]) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (int64_t k = 0; k < steps; ++k) {
-    const int8_t* from = w.data + k * kLanes * kQuadBytes;
-    _tile_loadd(6, x.data + k * 64, x.stride);
-    _tile_loadd(4, from, kQuadBytes);
-    _tile_dpbusd(0, 6, 4);
-    if constexpr (NUM_TILES > 1) {
-      _tile_loadd(5, from + w.panel_stride, kQuadBytes);
-      _tile_dpbusd(1, 6, 5);
-    }
-    if constexpr (NUM_TILES > 2) {
-      _tile_loadd(4, from + 2 * w.panel_stride, kQuadBytes);
-      _tile_dpbusd(2, 6, 4);
-    }
-    if constexpr (NUM_TILES > 3) {
-      _tile_loadd(5, from + 3 * w.panel_stride, kQuadBytes);
-      _tile_dpbusd(3, 6, 5);
-    }
-  }
-  _tile_stored(0, dots[0], 64);
-  if constexpr (NUM_TILES > 1) _tile_stored(1, dots[1], 64);
-  if constexpr (NUM_TILES > 2) _tile_stored(2, dots[2], 64);
-  if constexpr (NUM_TILES > 3) _tile_stored(3, dots[3], 64);
+template <bool DOWN>
+inline void multiply_quad_tiles(int64_t num_tiles, QuadRows x, int64_t steps, QuadWeights w,
+                                int32_t (*dots)[kLanes][kLanes]) {
+  if (num_tiles == 4) return multiply_quad_tiles<4, DOWN>(x, steps, w, dots);
+  if (num_tiles == 3) return multiply_quad_tiles<3, DOWN>(x, steps, w, dots);
+  if (num_tiles == 2) return multiply_quad_tiles<2, DOWN>(x, steps, w, dots);
+  multiply_quad_tiles<1, DOWN>(x, steps, w, dots);
 }
 
+// As below; the thread holds a QuadTiles.
 template <typename Store>
 inline void multiply_quads(int64_t num_rows, QuadRows x, int64_t num_quads, QuadWeights w, int64_t num_panels,
                            Store&& store_result) {
   alignas(64) int32_t dots[4][kLanes][kLanes];
-  const int64_t steps = (num_quads + kLanes - 1) / kLanes;
+  const int64_t steps = (num_quads + kLanes - 1) / kLanes, row_tiles = (num_rows + kLanes - 1) / kLanes;
   const auto put = [&](int64_t tile, int64_t r0, int64_t panel) {
     const I32x16 start = w.starts != nullptr ? load_bytes(w.starts + panel * kLanes) : broadcast_i32(0);
     for (int64_t r = 0; r < std::min<int64_t>(kLanes, num_rows - r0); ++r)
       store_result(r0 + r, panel, load_bytes(dots[tile][r]) + start);
   };
-  asm volatile("" ::: "memory");  // the loads' operands are not known to the compiler
-  if (num_panels == 1) {
-    for (int64_t r0 = 0; r0 < num_rows; r0 += 4 * kLanes) {
-      const QuadRows from{x.data + r0 * x.stride, x.stride};
-      const int64_t tiles = std::min<int64_t>(4, (num_rows - r0 + kLanes - 1) / kLanes);
-      if (tiles == 4) {
-        multiply_quads_down<4>(from, steps, w.data, dots);
-      } else if (tiles == 3) {
-        multiply_quads_down<3>(from, steps, w.data, dots);
-      } else if (tiles == 2) {
-        multiply_quads_down<2>(from, steps, w.data, dots);
-      } else {
-        multiply_quads_down<1>(from, steps, w.data, dots);
-      }
-      for (int64_t tile = 0; tile < tiles; ++tile) put(tile, r0 + tile * kLanes, 0);
+  for (int64_t first = 0; first < row_tiles; first += num_panels == 1 ? 4 : 1) {
+    const QuadRows from{x.data + first * kLanes * x.stride, x.stride};
+    if (num_panels == 1) {
+      const int64_t count = std::min<int64_t>(4, row_tiles - first);
+      multiply_quad_tiles<true>(count, from, steps, w, dots);
+      for (int64_t tile = 0; tile < count; ++tile) put(tile, (first + tile) * kLanes, 0);
+      continue;
     }
-    return;
-  }
-  for (int64_t r0 = 0; r0 < num_rows; r0 += kLanes) {
-    const QuadRows from{x.data + r0 * x.stride, x.stride};
     for (int64_t panel = 0; panel < num_panels; panel += 4) {
-      const QuadWeights part{w.data + panel * w.panel_stride, w.panel_stride};
-      const int64_t tiles = std::min<int64_t>(4, num_panels - panel);
-      if (tiles == 4) {
-        multiply_quads_across<4>(from, steps, part, dots);
-      } else if (tiles == 3) {
-        multiply_quads_across<3>(from, steps, part, dots);
-      } else if (tiles == 2) {
-        multiply_quads_across<2>(from, steps, part, dots);
-      } else {
-        multiply_quads_across<1>(from, steps, part, dots);
-      }
-      for (int64_t tile = 0; tile < tiles; ++tile) put(tile, r0, panel + tile);
+      const int64_t count = std::min<int64_t>(4, num_panels - panel);
+      multiply_quad_tiles<false>(count, from, steps, {w.data + panel * w.panel_stride, w.panel_stride}, dots);
+      for (int64_t tile = 0; tile < count; ++tile) put(tile, first * kLanes, panel + tile);
     }
   }
 }
 
 #else
+
+struct QuadTiles {
+  QuadTiles() {}  // nothing to hold
+};
 
 // All of [num_rows] x [num_panels * 16]: store_result(r, panel, I32x16). Rows of x up to the next multiple of 16, and of
 // quads too, are read; beyond num_quads x or w holds zeros.
