@@ -1,5 +1,8 @@
 #include "kernels/registry.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
 
@@ -48,6 +51,15 @@ bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnn
 
 bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
 
+// Linux lends the tile registers (8 KiB more of state per thread) to processes that ask; threads started later inherit them.
+bool has_amx() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = has_avx512bf16() && __builtin_cpu_supports("amx-int8") &&
+                              __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-tile") &&
+                              syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
 // The product backends, fastest first.
 struct Candidate {
   const Backend* backend;
@@ -56,6 +68,7 @@ struct Candidate {
 };
 
 constexpr Candidate kCandidates[] = {
+    {&cpu::amx::kBackend, has_amx, "AMX (tiles, INT8, BF16), granted by Linux, and AVX-512 F, BW, VL, DQ, VNNI and BF16"},
     {&cpu::avx512bf16::kBackend, has_avx512bf16, "AVX-512 F, BW, VL, DQ, VNNI and BF16"},
     {&cpu::avx512vnni::kBackend, has_avx512vnni, "AVX-512 F, BW, VL, DQ and VNNI"},
     {&cpu::avx512::kBackend, has_avx512, "AVX-512 F, BW, VL and DQ"},
@@ -75,7 +88,7 @@ Result<const Backend*> find_backend(std::string_view name) {
   if (any)
     return failed_precondition(
         "device: {} needs AVX2 and FMA, which this machine lacks; --device ref runs anywhere, slowly", name);
-  return invalid_argument("device: expected one of auto, cpu, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
+  return invalid_argument("device: expected one of auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2, ref, found \"{}\"",
                           name);
 }
 

@@ -146,8 +146,7 @@ struct RopeArgs {
 
 // One layer's slice of the paged latent cache. The entry of position p of a sequence lies at
 //   base + pages[p / 64] * page_stride + (p % 64) * entry_bytes          (bytes)
-// and holds kv_lora_rank normalised latent values, then rope_dim rotated key values, in `dtype`. In an int8 cache
-// (latents of dense attention alone) `base` begins a slice of codes and scales: sluice/latent_codes.h.
+// and holds kv_lora_rank normalised latent values, then rope_dim rotated key values, in `dtype` (kI8: latent_codes.h).
 struct LatentCache {
   std::byte* base = nullptr;
   int64_t page_stride = 0;  // bytes from page to page

@@ -18,5 +18,8 @@ extern const Backend kBackend;
 namespace avx512bf16 {
 extern const Backend kBackend;
 }
+namespace amx {
+extern const Backend kBackend;
+}
 
 }  // namespace sluice::cpu

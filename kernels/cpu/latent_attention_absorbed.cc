@@ -158,14 +158,25 @@ void attend_partition(const Plan& plan, const Row& row, int64_t index, const Til
                    memory.queries + panel * panel_bytes);
   }
   const auto end = static_cast<int32_t>(std::min<int64_t>(row.position + 1, (index + 1) * plan.partition_keys()));
-  for (auto begin = static_cast<int32_t>(index * plan.partition_keys()); begin < end; begin += kTileKeys) {
+  const auto first = static_cast<int32_t>(index * plan.partition_keys());
+  const auto pages_from = [&](int32_t position) {
+    const std::span<const PageId> pages(row.span->pages, static_cast<size_t>(row.position / kTileKeys + 1));
+    return pages.subspan(static_cast<size_t>(position / kTileKeys));
+  };
+#if defined(__AMX_BF16__)
+  if (plan.is_bf16()) return attend_partition_bf16(plan, pages_from(first), end - first, memory, into);
+#endif
+  if (plan.is_int8()) {
+    for (int32_t begin = first; begin < end; begin += kBlockKeys)
+      attend_block_int8(plan, pages_from(begin), std::min(kBlockKeys, end - begin), memory, into);
+    return;
+  }
+  for (int32_t begin = first; begin < end; begin += kTileKeys) {
     const PageId* page = row.span->pages + begin / kTileKeys;
     const int32_t count = std::min(kTileKeys, end - begin);
     const PageId next = begin + kTileKeys < end ? page[1] : kNoPage;
     if (plan.is_bf16()) {
       attend_tile_bf16(plan, *page, next, count, memory, into);
-    } else if (plan.is_int8()) {
-      attend_tile_int8(plan, *page, next, count, memory, into);
     } else {
       attend_tile_f32(plan, *page, count, memory, into);
     }

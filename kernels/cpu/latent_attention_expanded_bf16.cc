@@ -14,8 +14,11 @@
 #include "kernels/cpu/backend.h"
 #include "kernels/cpu/carver.h"
 #include "kernels/cpu/latent_cache.h"
+#include "kernels/cpu/latent_code_page.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/running_softmax.h"
+
+#if !defined(__AMX_BF16__)  // latent_attention_expanded_amx.cc
 
 namespace sluice::cpu::SLUICE_ISA {
 
@@ -85,19 +88,6 @@ void round_queries(const HeadSpan& at) {
     put(query, args.nope_dim, out);
     if (args.nope_dim % 2 != 0) out[args.nope_dim] = 0;
     put(query + args.nope_dim, args.rope_dim, out + at.dims.nope_pairs * 2);
-  }
-}
-
-// Entry `place` of a page of codes, as bf16.
-void widen_codes(const LatentCodes& layout, const CodePage& page, int64_t place, uint16_t* out) {
-  for (int32_t g = 0; g < layout.num_groups(); ++g) {
-    const int64_t end = layout.begin(g + 1);
-    const float scale = page.scales[g * kTileKeys + place];
-    const uint8_t* codes = page.codes + place * layout.width();
-    int64_t i = layout.begin(g);
-    for (; i + kLanes <= end; i += kLanes)
-      store_bf16(out + i, broadcast(scale) * (to_f32(load_u8(codes + i)) - broadcast(LatentCodes::kExcess)));
-    for (; i < end; ++i) out[i] = f32_to_bf16(scale * static_cast<float>(codes[i] - LatentCodes::kExcess));
   }
 }
 
@@ -217,3 +207,5 @@ void latent_attention_expanded_bf16(const LatentAttentionArgs& args, OpContext& 
 }
 
 }  // namespace sluice::cpu::SLUICE_ISA
+
+#endif

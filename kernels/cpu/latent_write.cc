@@ -5,6 +5,7 @@
 #include "kernels/cpu/backend.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/latent_cache.h"
+#include "kernels/cpu/latent_code_page.h"
 
 namespace sluice::cpu::SLUICE_ISA {
 

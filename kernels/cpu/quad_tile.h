@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/amx.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_bytes.h"
 
 namespace sluice::cpu::SLUICE_ISA {
 

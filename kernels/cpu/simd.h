@@ -71,17 +71,10 @@ inline I32x16 load_u8(const void* p) {  // 16 bytes
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
 inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline I32x16 sub_bytes(I32x16 a, I32x16 b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 inline I32x16 low_nibbles(I32x16 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline I32x16 high_nibbles(I32x16 a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
-inline I32x16 operator|(I32x16 a, I32x16 b) { return {_mm512_or_si512(a.v, b.v)}; }
-inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
-template <int BITS>
-inline I32x16 shift_left(I32x16 a) {
-  return {_mm512_slli_epi32(a.v, BITS)};
-}
-inline I32x16 flip_signs(I32x16 a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }  // of 64 bytes
 inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
-inline I32x16 to_i32(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }  // nearest even
 // acc[lane] += sum over i in [0, 4) of u[4 lane + i] * s[4 lane + i]: u unsigned, s signed bytes.
 #if defined(__AVX512VNNI__)
 inline I32x16 dot4(I32x16 acc, I32x16 u, I32x16 s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
@@ -126,8 +119,6 @@ inline F32x16 dot2(F32x16 acc, I32x16 a, I32x16 b) {
 // a0 b0 a1 b1 ... of 16-bit elements, in each quarter of the register on its own: `low` takes the quarters' first four.
 inline I32x16 interleave_low(I32x16 a, I32x16 b) { return {_mm512_unpacklo_epi16(a.v, b.v)}; }
 inline I32x16 interleave_high(I32x16 a, I32x16 b) { return {_mm512_unpackhi_epi16(a.v, b.v)}; }
-inline I32x16 interleave_bytes_low(I32x16 a, I32x16 b) { return {_mm512_unpacklo_epi8(a.v, b.v)}; }
-inline I32x16 interleave_bytes_high(I32x16 a, I32x16 b) { return {_mm512_unpackhi_epi8(a.v, b.v)}; }
 // Puts lanes in order that came from interleave_low and interleave_high.
 inline void order_interleaved(F32x16 low, F32x16 high, F32x16* first, F32x16* second) {
   const __m512i front = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
@@ -227,17 +218,7 @@ inline I32x16 high_nibbles(I32x16 a) {
   const __m256i mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(_mm256_srli_epi16(a.lo, 4), mask), _mm256_and_si256(_mm256_srli_epi16(a.hi, 4), mask)};
 }
-inline I32x16 operator|(I32x16 a, I32x16 b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
-template <int BITS>
-inline I32x16 shift_left(I32x16 a) {
-  return {_mm256_slli_epi32(a.lo, BITS), _mm256_slli_epi32(a.hi, BITS)};
-}
-inline I32x16 flip_signs(I32x16 a) {
-  const __m256i signs = _mm256_set1_epi8(-128);
-  return {_mm256_xor_si256(a.lo, signs), _mm256_xor_si256(a.hi, signs)};
-}
 inline F32x16 to_f32(I32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
-inline I32x16 to_i32(F32x16 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 inline __m256i dot4(__m256i acc, __m256i u, __m256i s) {
   // In 16 bits even and odd bytes apart: maddubs would saturate on 8-bit weights.
   const __m256i mask = _mm256_set1_epi16(255);
@@ -284,12 +265,6 @@ inline I32x16 interleave_low(I32x16 a, I32x16 b) {
 }
 inline I32x16 interleave_high(I32x16 a, I32x16 b) {
   return {_mm256_unpackhi_epi16(a.lo, b.lo), _mm256_unpackhi_epi16(a.hi, b.hi)};
-}
-inline I32x16 interleave_bytes_low(I32x16 a, I32x16 b) {
-  return {_mm256_unpacklo_epi8(a.lo, b.lo), _mm256_unpacklo_epi8(a.hi, b.hi)};
-}
-inline I32x16 interleave_bytes_high(I32x16 a, I32x16 b) {
-  return {_mm256_unpackhi_epi8(a.lo, b.lo), _mm256_unpackhi_epi8(a.hi, b.hi)};
 }
 inline void order_interleaved(F32x16 low, F32x16 high, F32x16* first, F32x16* second) {
   *first = {_mm256_permute2f128_ps(low.lo, high.lo, 0x20), _mm256_permute2f128_ps(low.lo, high.lo, 0x31)};

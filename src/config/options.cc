@@ -92,7 +92,7 @@ std::vector<OptionSpec> make_table() {
       text("name", "the model's name for clients; empty takes the directory's", &Options::name),
       weights_option(),
       text("device",
-           "auto, cpu, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or cuda:INDEX",
+           "auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or cuda:INDEX",
            &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),

@@ -69,8 +69,9 @@ class Quantized : public testing::Test {
 };
 
 TEST_F(Quantized, MatmulHasTheOraclesBitsOnEveryBackendAndRowCount) {
-  // Beyond 16 rows another register tile takes over; 23 rows end with a partial one.
-  constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 5, 7, 13, 16, 17, 23}, kMostRows = 23;
+  // Beyond 16 rows another register tile takes over; 23 rows end with a partial one. Tiles of AMX end with 4, 8, 12 or
+  // 16 rows, and 16 of them are one pass.
+  constexpr int64_t kRowCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 13, 16, 17, 23, 25, 32, 47, 259}, kMostRows = 259;
   const Backend& ref = *runnable_backends()[0];
   uint32_t seed = 1;
   for (WeightFormat format : kFormats) {
@@ -132,19 +133,20 @@ TEST_F(Quantized, TheOracleIsTheFormula) {
 
 TEST_F(Quantized, GroupedMatmulEqualsOneMatmulPerExpert) {
   constexpr int64_t kOutputs = 40, kCols = 128;
-  const std::vector<int32_t> offsets{0, 3, 3, 10, 11};
-  const std::vector<int32_t> row_ids{4, 0, 2, 1, 1, 5, 6, 3, 2, 0, 6};
+  const std::vector<int32_t> offsets{0, 3, 3, 10, 11, 40};  // the third and the last are many enough for tiles
+  std::vector<int32_t> row_ids{4, 0, 2, 1, 1, 5, 6, 3, 2, 0, 6};
+  for (int32_t i = 11; i < 40; ++i) row_ids.push_back(i * 5 % 7);
   const std::vector<float> x = normal(7 * kCols, 1, 5);
   for (const Backend* backend : runnable_backends()) {
     for (WeightFormat format : kFormats) {
       if (!backend->supports(format)) continue;
       std::vector<Packed> experts;
       std::vector<Weight> weights;
-      for (uint32_t e = 0; e < 4; ++e) {
+      for (uint32_t e = 0; e < 5; ++e) {
         experts.push_back(pack(*backend, format, kOutputs, kCols, normal(kOutputs * kCols, 0.02f, 100 + e)));
         weights.push_back(experts.back().weight);
       }
-      std::vector<float> y(11 * kOutputs, NAN);
+      std::vector<float> y(40 * kOutputs, NAN);
       backend->grouped_matmul({.x = x.data(),
                                .row_ids = row_ids.data(),
                                .x_stride = kCols,
@@ -153,7 +155,7 @@ TEST_F(Quantized, GroupedMatmulEqualsOneMatmulPerExpert) {
                                .y = y.data(),
                                .y_stride = kOutputs},
                               context_);
-      for (size_t expert = 0; expert < 4; ++expert) {
+      for (size_t expert = 0; expert < 5; ++expert) {
         for (int32_t row = offsets[expert]; row < offsets[expert + 1]; ++row) {
           const auto from = x.begin() + row_ids[static_cast<size_t>(row)] * kCols;
           const std::vector<float> one = multiply(*backend, weights[expert], {from, from + kCols}, 1, false);
