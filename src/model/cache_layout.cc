@@ -48,9 +48,14 @@ KvLayout cache_layout(const ModelConfig& config, DType dtype) {
   if (config.hybrid) return hybrid_layout(config, dtype);
   std::vector<int32_t> layers(static_cast<size_t>(config.num_hidden_layers));
   std::iota(layers.begin(), layers.end(), 0);
+  const int64_t width = config.grouped ? config.grouped->width() : config.latent_dim();  // of what means are taken of
   KvLayout layout;
-  layout.groups.push_back(
-      {.name = "latent", .layers = layers, .bytes_per_entry = config.latent_dim() * size_of(dtype)});
+  if (config.grouped) {
+    for (const char* name : {"keys", "values"})
+      layout.groups.push_back({.name = name, .layers = layers, .bytes_per_entry = width * size_of(dtype)});
+  } else {
+    layout.groups.push_back({.name = "latent", .layers = layers, .bytes_per_entry = width * size_of(dtype)});
+  }
   if (config.index_topk > 0)
     layout.groups.push_back(
         {.name = "index", .layers = layers, .bytes_per_entry = config.index_head_dim * size_of(dtype)});
@@ -58,7 +63,7 @@ KvLayout cache_layout(const ModelConfig& config, DType dtype) {
     std::erase_if(layers, [&](int32_t layer) { return config.block_global->is_full(layer); });
     layout.groups.push_back({.name = "means",
                              .layers = layers,
-                             .bytes_per_entry = config.latent_dim() * size_of(dtype),
+                             .bytes_per_entry = width * size_of(dtype),
                              .tokens_per_entry = kPageTokens});
   }
   return layout;

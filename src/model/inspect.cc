@@ -92,17 +92,20 @@ void count_cache(const ModelConfig& config, ModelReport& report) {
   report.cache_bytes_per_token_f32 = wide.bytes_per_token();
 }
 
-void count_latent_attention(const ModelConfig& config, ModelReport& report) {
+// Attention over all positions, or what is chosen of them: latent, where it counts in its absorbed form, or grouped.
+void count_full_attention(const ModelConfig& config, ModelReport& report) {
   const int64_t layers = config.num_hidden_layers;
+  const int64_t key_dim = config.grouped ? config.grouped->head_dim : config.latent_dim();
+  const int64_t value_dim = config.grouped ? config.grouped->head_dim : config.kv_lora_rank;
   report.attention_flop_per_context_token =
-      layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
+      layers * config.num_attention_heads * int64_t{2} * (key_dim + value_dim);
   report.attention_context_limit = config.index_topk;
   report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
   if (config.block_global) {
     report.attention_context_limit = config.block_global->pages * kPageTokens;
     report.attention_unlimited_layers = config.block_global->num_full(config.num_hidden_layers);
     report.index_flop_per_context_token = (layers - report.attention_unlimited_layers) * config.num_attention_heads *
-                                          int64_t{2} * config.latent_dim() / kPageTokens;
+                                          int64_t{2} * key_dim / kPageTokens;
   }
 }
 
@@ -212,7 +215,7 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
   if (config.hybrid) {
     count_hybrid_attention(config, report);
   } else {
-    count_latent_attention(config, report);
+    count_full_attention(config, report);
   }
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
@@ -225,6 +228,12 @@ int64_t rank_bytes(const ModelConfig& config, WeightFormat format, const Partiti
     bytes += bytes_in(format, spec);
   }
   return bytes;
+}
+
+std::string MemoryReport::to_text() const {
+  const auto text = [](int64_t bytes) { return short_bytes(static_cast<double>(bytes)); };
+  return fmt::format("weights {} + cache {} + activations {} + kernels {} + process {} = {}", text(weights), text(cache),
+                     text(activations), text(kernels), text(process), text(total()));
 }
 
 std::string to_text(const ModelReport& r) {
@@ -245,6 +254,7 @@ std::string to_text(const ModelReport& r) {
                fmt::format("{} a token, and {} a token of context{}", short_flop(static_cast<double>(r.flop_per_token)),
                            short_flop(static_cast<double>(r.attention_flop_per_context_token)), limit_text(r)));
   text += line("density", fmt::format("{:.3f} FLOP a parameter and token", r.flop_per_parameter));
+  if (r.memory) text += line("memory", r.memory->to_text());
   if (!r.files) return text;
   std::string dtypes;
   for (const auto& [dtype, count] : r.files->tensors_by_dtype) dtypes += fmt::format(", {} {}", count, dtype);
@@ -276,6 +286,10 @@ std::string to_json(const ModelReport& r) {
   };
   for (const CacheGroupReport& group : r.cache_groups) json["cache_groups"][group.name] = group.bytes_per_token_bf16;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
+  if (r.memory)
+    json["memory"] = {{"weights", r.memory->weights},         {"cache", r.memory->cache},
+                      {"activations", r.memory->activations}, {"kernels", r.memory->kernels},
+                      {"process", r.memory->process},         {"total", r.memory->total()}};
   if (r.files) {
     json["file_bytes"] = r.files->bytes;
     json["tensors_by_dtype"] = r.files->tensors_by_dtype;

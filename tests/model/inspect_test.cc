@@ -39,6 +39,7 @@ TEST(Inspect, CountsTheReleasedModels) {
       {v2_json(), 235.7, 21.4, 21.4 - 0.524, 0.05, 60 * 1152},
       {v3_json(), 671.0, 37.6, 36.6, 0.05, 61 * 1152},
       {v32_json(), 671.9, 38.4, 38.4 - 0.927, 0.05, 61 * 1408},
+      {qwen3_moe_json(), 30.53, 3.35, 3.04, 0.005, 48 * 2048},
   };
   for (const Case& expected : cases) {
     const ModelReport report = inspect(config_of(expected.config));
