@@ -6,6 +6,7 @@
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
+#include "app/footprint.h"
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
 #include "base/machine_limits.h"
@@ -87,14 +88,9 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   return {};
 }
 
-DType cache_dtype(const Options& options, WeightFormat weights) {
-  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
-}
-
 // Stands for the model, the formats and how ranks share it.
 Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
-  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype(options, weights)));
+  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype_of(options, weights)));
   if (options.tp > 1) how += fmt::format(" tp {} {} {}", options.tp, options.parallel_experts, loaded.backend->name);
   return model_fingerprint(loaded.directory, how, options.random_weights);
 }
@@ -183,6 +179,11 @@ std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
                            .sink_pages = options.block_global_sink_pages,
                            .window_pages = options.block_global_window_pages,
                            .full_every = options.block_global_full_every};
+}
+
+DType cache_dtype_of(const Options& options, WeightFormat weights) {
+  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
 }
 
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers) {
@@ -274,7 +275,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     ProgressBar bar("loading", total);
     SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
                                                                {.weights = options.weights,
-                                                                .cache_dtype = cache_dtype(options, weights),
+                                                                .cache_dtype = cache_dtype_of(options, weights),
                                                                 .max_batch_tokens = options.max_batch_tokens,
                                                                 .progress = [&](int64_t done) { bar.show(done); },
                                                                 .observer = {},
@@ -288,6 +289,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     SLUICE_ASSIGN_OR_RETURN(loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib,
                                                           loaded->info.context_length, launch.local_size));
     SLUICE_RETURN_IF_ERROR(join_ranks(options, weights, *loaded));
+    log_info("memory: at most {}", footprint_of(*loaded->model, loaded->num_pages, loaded->team->size()).to_text());
   }
   log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
