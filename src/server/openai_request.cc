@@ -220,10 +220,10 @@ Result<OpenAiRequest> read_chat_completion(std::string_view text, const Services
   SLUICE_ASSIGN_OR_RETURN(options.tools, read_tools(body));
   SLUICE_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, read_messages(body));
   SLUICE_RETURN_IF_ERROR(body.expect_nothing_else());
-  out.tools = !options.tools.empty();
   SLUICE_ASSIGN_OR_RETURN(out.checked, in_openai_words(check_chat(request, messages, options, services, fresh_seed)));
   SLUICE_ASSIGN_OR_RETURN(const ChatFormat format, chat_format_of(request, services));
   out.thinks = opens_thought(format, options.thinking);
+  if (!options.tools.empty()) out.calls = call_layout(format);
   return out;
 }
 

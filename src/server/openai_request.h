@@ -23,7 +23,7 @@ struct OpenAiRequest {
   bool logprobs = false;
   bool only_prompt = false;  // completions with max_tokens 0: the one token that was drawn is not shown
   bool thinks = false;       // chat: the answer begins inside a thought
-  bool tools = false;        // chat: the answer may ask for some
+  CallLayout calls = CallLayout::kNone;  // chat: how the answer asks for tools, where it may
 };
 
 Result<OpenAiRequest> read_completion(std::string_view body, const Services& services, uint64_t fresh_seed);

@@ -370,7 +370,8 @@ TEST_F(OpenAiTest, AChatStreamBeginsWithTheRole) {
 
 TEST_F(OpenAiTest, ThoughtsAndCallsAreKeptApart) {
   OpenAiRequest request = chat({{"messages", {{{"role", "user"}, {"content", "Hi"}}}}});
-  request.thinks = request.tools = true;
+  request.thinks = true;
+  request.calls = CallLayout::kTags;
   const std::string text =
       "hm</think>Yes.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": "
       "1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
