@@ -99,10 +99,6 @@ Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, We
   return model_fingerprint(loaded.directory, how, options.random_weights);
 }
 
-ExpertSplit expert_split(const Options& options) {
-  return options.parallel_experts == "whole" ? ExpertSplit::kWhole : ExpertSplit::kSliced;
-}
-
 // The others' addresses, from what launched this rank.
 GroupAddress group_address(const Launch& launch, const Options& options) {
   const auto duration = [](double value) {
@@ -183,6 +179,10 @@ std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
                            .sink_pages = options.block_global_sink_pages,
                            .window_pages = options.block_global_window_pages,
                            .full_every = options.block_global_full_every};
+}
+
+ExpertSplit expert_split(const Options& options) {
+  return options.parallel_experts == "whole" ? ExpertSplit::kWhole : ExpertSplit::kSliced;
 }
 
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers) {

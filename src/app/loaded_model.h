@@ -57,6 +57,9 @@ struct LoadedModel {
 // What `attention` and `block_global.*` ask for; none for full attention.
 std::optional<BlockGlobalConfig> block_global_of(const Options& options);
 
+// What `parallel.experts` asks for.
+ExpertSplit expert_split(const Options& options);
+
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
 // that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine,
 // which keep a cache each.

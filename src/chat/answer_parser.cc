@@ -5,17 +5,6 @@
 
 namespace sluice {
 
-namespace {
-
-constexpr std::string_view kEndThink = "</think>";
-constexpr std::string_view kCallsBegin = "<｜tool▁calls▁begin｜>";
-constexpr std::string_view kCallsEnd = "<｜tool▁calls▁end｜>";
-constexpr std::string_view kCallBegin = "<｜tool▁call▁begin｜>";
-constexpr std::string_view kCallEnd = "<｜tool▁call▁end｜>";
-constexpr std::string_view kToolSep = "<｜tool▁sep｜>";
-
-}  // namespace
-
 AnswerParser::AnswerParser(bool thinks, bool tools)
     : tools_(tools), place_(thinks ? Place::kThought : Place::kContent) {}
 
@@ -79,21 +68,21 @@ bool AnswerParser::find_tag(size_t* at, std::string_view* tag) const {
   };
   switch (place_) {
     case Place::kThought:
-      look(kEndThink);
+      look(kEndOfThought);
       break;
     case Place::kContent:
-      if (tools_) look(kCallsBegin);
+      if (tools_) look(tool_tags::kCallsBegin);
       break;
     case Place::kBetweenCalls:
-      look(kCallBegin);
-      look(kCallsEnd);
+      look(tool_tags::kCallBegin);
+      look(tool_tags::kCallsEnd);
       break;
     case Place::kName:
-      look(kToolSep);
-      look(kCallEnd);
+      look(tool_tags::kSeparator);
+      look(tool_tags::kCallEnd);
       break;
     case Place::kArguments:
-      look(kCallEnd);
+      look(tool_tags::kCallEnd);
       break;
     case Place::kAfterCalls:
       break;
@@ -106,24 +95,25 @@ size_t AnswerParser::num_certain() const {
   const bool no_tags = place_ == Place::kAfterCalls || (place_ == Place::kContent && !tools_);
   if (no_tags) return held_.size();
   const std::string_view held = held_;
-  for (size_t begin = held.size() - std::min(held.size(), kCallsBegin.size()); begin < held.size(); ++begin)
-    for (const std::string_view tag : {kEndThink, kCallsBegin, kCallsEnd, kCallBegin, kCallEnd, kToolSep})
+  for (size_t begin = held.size() - std::min(held.size(), tool_tags::kCallsBegin.size()); begin < held.size(); ++begin)
+    for (const std::string_view tag : {kEndOfThought, tool_tags::kCallsBegin, tool_tags::kCallsEnd,
+                                       tool_tags::kCallBegin, tool_tags::kCallEnd, tool_tags::kSeparator})
       if (tag.starts_with(held.substr(begin))) return begin;
   return held.size();
 }
 
 void AnswerParser::pass(std::string_view tag, AnswerParts* parts) {
-  if (tag == kEndThink) {
+  if (tag == kEndOfThought) {
     place_ = Place::kContent;
-  } else if (tag == kCallsBegin) {
+  } else if (tag == tool_tags::kCallsBegin) {
     place_ = Place::kBetweenCalls;
-  } else if (tag == kCallBegin) {
+  } else if (tag == tool_tags::kCallBegin) {
     place_ = Place::kName;
     name_.clear();
-  } else if (tag == kToolSep) {
+  } else if (tag == tool_tags::kSeparator) {
     place_ = Place::kArguments;
     parts->calls.push_back({num_calls_++, std::exchange(name_, {}), ""});
-  } else if (tag == kCallEnd) {
+  } else if (tag == tool_tags::kCallEnd) {
     // A call without arguments has no separator.
     if (place_ == Place::kName) parts->calls.push_back({num_calls_++, std::exchange(name_, {}), ""});
     place_ = Place::kBetweenCalls;

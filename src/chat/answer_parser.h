@@ -17,6 +17,16 @@
 
 namespace sluice {
 
+namespace tool_tags {
+constexpr std::string_view kCallsBegin = "<｜tool▁calls▁begin｜>";
+constexpr std::string_view kCallsEnd = "<｜tool▁calls▁end｜>";
+constexpr std::string_view kCallBegin = "<｜tool▁call▁begin｜>";
+constexpr std::string_view kCallEnd = "<｜tool▁call▁end｜>";
+constexpr std::string_view kSeparator = "<｜tool▁sep｜>";
+}  // namespace tool_tags
+
+constexpr std::string_view kEndOfThought = "</think>";
+
 // What came since the push before.
 struct AnswerParts {
   struct CallPart {

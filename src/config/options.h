@@ -59,6 +59,7 @@ struct Options {
   bool insecure = false;                         // lets a front door be reachable from elsewhere without TLS and tokens
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
+  int64_t grammar_cache_mib = 256;
   int32_t max_message_mib = 16;
   double drain_seconds = 30;  // read again while the server runs, as are queue_*, log_level and the files named above
   std::string log_level = "info";
