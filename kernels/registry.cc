@@ -44,6 +44,9 @@ constexpr Backend kRef{
     .window_attention = ref::window_attention,
     .block_means = ref::block_means,
     .block_select = ref::block_select,
+    .key_value_write = ref::key_value_write,
+    .grouped_attention_prompt = ref::grouped_attention_prompt,
+    .grouped_attention_generated = ref::grouped_attention_generated,
 };
 
 [[maybe_unused]] bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }

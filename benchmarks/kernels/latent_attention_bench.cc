@@ -1,8 +1,10 @@
-// Both forms of latent attention over a bf16 cache of seeded random latents, one layer: a prompt chunk of 512 rows
+// Both forms of latent attention over a bf16 or int8 cache of seeded random latents, one layer: a prompt chunk of 512 rows
 // (expanded) and one generated row of each of 1 or 8 sequences (absorbed), at depth 512 and 4096.
 #include <algorithm>
 #include <cmath>
 #include <deque>
+
+#include "sluice/latent_codes.h"
 
 #include "benchmarks/kernels/kernel_bench.h"
 
@@ -21,12 +23,10 @@ constexpr int32_t kChunk = 512;
 // Sequences of `depth` positions each, with the weights of all heads.
 class World {
  public:
-  World(const Shape& shape, int32_t depth, int32_t num_sequences, int32_t num_rows) : shape_(shape) {
+  World(const Shape& shape, int32_t depth, int32_t num_sequences, int32_t num_rows, DType cache)
+      : shape_(shape), cache_(cache) {
     const int32_t pages_each = depth / kPageTokens;
-    const int64_t page_bytes = kPageTokens * shape.width() * 2;
-    pool_ = Buffer(static_cast<size_t>(num_sequences * pages_each * page_bytes));
-    const std::vector<float> latents = bench_values(static_cast<int64_t>(pool_.size() / 2), 3, 1);
-    std::transform(latents.begin(), latents.end(), pool_.as<uint16_t>(), f32_to_bf16);
+    fill_pool(num_sequences * pages_each);
     for (int32_t i = 0; i < num_sequences * pages_each; ++i) pages_.push_back(PageId{i});
     std::reverse(pages_.begin(), pages_.end());
     for (int32_t i = 0; i < num_sequences; ++i)
@@ -40,7 +40,7 @@ class World {
     return {.q = q_.data(),
             .out = out_.data(),
             .sequences = spans_,
-            .cache = {pool_.data(), kPageTokens * shape_.width() * 2, DType::kBF16},
+            .cache = {pool_.data(), page_bytes(), cache_},
             .heads = shape_.heads,
             .nope_dim = shape_.nope_dim,
             .rope_dim = shape_.rope_dim,
@@ -52,8 +52,10 @@ class World {
             .v_up = v_up_};
   }
 
-  // The two forms must agree on the last row of the last sequence, as closely as bf16 operands allow
-  // (latent_attention_test.cc: sqrt(2) * 2 * 0.41 * 2^-8 = 0.005 of its norm).
+  int64_t entry_bytes() const { return cache_ == DType::kI8 ? codes().entry_bytes() : shape_.width() * 2; }
+
+  // The two forms must agree on the last row of the last sequence, as closely as operands of bf16 or bytes allow
+  // (latent_attention_test.cc: sqrt(2) * 2 * 0.41 * 2^-8 = 0.005 of its norm; int8: sqrt(2) * 0.009).
   bool forms_agree(OpContext& context) {
     LatentAttentionArgs one = args();
     SequenceSpan last = spans_.back();
@@ -69,10 +71,27 @@ class World {
       difference += std::pow(expanded[i] - out_[out_.size() - row + i], 2);
       norm += std::pow(expanded[i], 2);
     }
-    return std::sqrt(difference) < 0.005 * std::sqrt(norm);
+    return std::sqrt(difference) < (cache_ == DType::kI8 ? 0.013 : 0.005) * std::sqrt(norm);
   }
 
  private:
+  LatentCodes codes() const { return {shape_.kv_lora_rank, shape_.rope_dim}; }
+  int64_t page_bytes() const { return kPageTokens * entry_bytes(); }
+  void fill_pool(int64_t num_pages) {
+    pool_ = Buffer(static_cast<size_t>(num_pages * page_bytes()));
+    const int64_t values = kPageTokens * shape_.width();
+    const std::vector<float> latents = bench_values(num_pages * values, 3, 1);
+    if (cache_ == DType::kBF16) {
+      std::transform(latents.begin(), latents.end(), pool_.as<uint16_t>(), f32_to_bf16);
+      return;
+    }
+    for (int64_t page = 0; page < num_pages; ++page) {
+      std::byte* slice = pool_.data() + page * page_bytes();
+      for (int64_t i = 0; i < values; ++i)
+        slice[i] = static_cast<std::byte>(LatentCodes::kExcess + std::lround(latents[static_cast<size_t>(page * values + i)] * 127));
+      std::fill_n(reinterpret_cast<float*>(slice + values), int64_t{kPageTokens} * codes().num_groups(), 1.0f / 127);
+    }
+  }
   void pack_head(int32_t head) {
     const auto seed = static_cast<uint64_t>(head);
     const float amplitude = std::sqrt(3.0f / static_cast<float>(shape_.kv_lora_rank));
@@ -95,6 +114,7 @@ class World {
   }
 
   Shape shape_;
+  DType cache_;
   Buffer pool_;
   std::vector<PageId> pages_;
   std::vector<SequenceSpan> spans_;
@@ -104,10 +124,10 @@ class World {
 };
 
 // Work that the formula asks for: keys and values of every position once per head, then the causal products.
-void expanded_bench(benchmark::State& state, const Shape& shape) {
+void expanded_bench(benchmark::State& state, const Shape& shape, DType cache) {
   const auto depth = static_cast<int32_t>(state.range(0));
   const auto threads = static_cast<int>(state.range(1));
-  World world(shape, depth, 1, kChunk);
+  World world(shape, depth, 1, kChunk, cache);
   BenchContext context(threads);
   if (!world.forms_agree(context.op)) {
     state.SkipWithError("expanded and absorbed differ");
@@ -122,15 +142,15 @@ void expanded_bench(benchmark::State& state, const Shape& shape) {
   const double expand = 2.0 * depth * shape.kv_lora_rank * (shape.nope_dim + shape.v_dim);
   const double pairs = kChunk * (depth - kChunk / 2.0);
   const double attend = 2.0 * pairs * static_cast<double>(shape.q_dim() + shape.v_dim);
-  meter.report(state, threads, static_cast<double>(depth * shape.width() * 2), shape.heads * (expand + attend),
+  meter.report(state, threads, static_cast<double>(depth * world.entry_bytes()), shape.heads * (expand + attend),
                bf16_rate, "bf16");
 }
 
-void absorbed_bench(benchmark::State& state, const Shape& shape) {
+void absorbed_bench(benchmark::State& state, const Shape& shape, DType cache) {
   const auto depth = static_cast<int32_t>(state.range(0));
   const auto sequences = static_cast<int32_t>(state.range(1));
   const auto threads = static_cast<int>(state.range(2));
-  World world(shape, depth, sequences, 1);
+  World world(shape, depth, sequences, 1, cache);
   BenchContext context(threads);
   if (!world.forms_agree(context.op)) {
     state.SkipWithError("expanded and absorbed differ");
@@ -144,8 +164,9 @@ void absorbed_bench(benchmark::State& state, const Shape& shape) {
   }
   const double up = 2.0 * shape.kv_lora_rank * (shape.nope_dim + shape.v_dim);
   const double attend = 2.0 * depth * static_cast<double>(shape.width() + shape.kv_lora_rank);
-  meter.report(state, threads, static_cast<double>(sequences) * depth * static_cast<double>(shape.width()) * 2,
-               sequences * shape.heads * (up + attend), bf16_rate, "bf16");
+  const bool int8 = cache == DType::kI8;
+  meter.report(state, threads, static_cast<double>(sequences) * depth * static_cast<double>(world.entry_bytes()),
+               sequences * shape.heads * (up + attend), int8 ? int8_rate : bf16_rate, int8 ? "int8" : "bf16");
 }
 
 void depths(benchmark::internal::Benchmark* bench) {
@@ -160,10 +181,17 @@ void depths_and_sequences(benchmark::internal::Benchmark* bench) {
       for (int depth : {512, 4096}) bench->Args({depth, sequences, threads});
 }
 
-BENCHMARK_CAPTURE(expanded_bench, lite, kLite)->Name("expanded512/lite")->Apply(depths);
-BENCHMARK_CAPTURE(expanded_bench, mini, kMini)->Name("expanded512/mini")->Apply(depths);
-BENCHMARK_CAPTURE(absorbed_bench, lite, kLite)->Name("absorbed/lite")->Apply(depths_and_sequences);
-BENCHMARK_CAPTURE(absorbed_bench, mini, kMini)->Name("absorbed/mini")->Apply(depths_and_sequences);
+BENCHMARK_CAPTURE(expanded_bench, lite, kLite, DType::kBF16)->Name("expanded512/lite")->Apply(depths);
+BENCHMARK_CAPTURE(expanded_bench, mini, kMini, DType::kBF16)->Name("expanded512/mini")->Apply(depths);
+BENCHMARK_CAPTURE(expanded_bench, lite_int8, kLite, DType::kI8)->Name("expanded512/lite_int8")->Apply(depths);
+BENCHMARK_CAPTURE(absorbed_bench, lite, kLite, DType::kBF16)->Name("absorbed/lite")->Apply(depths_and_sequences);
+BENCHMARK_CAPTURE(absorbed_bench, mini, kMini, DType::kBF16)->Name("absorbed/mini")->Apply(depths_and_sequences);
+BENCHMARK_CAPTURE(absorbed_bench, lite_int8, kLite, DType::kI8)
+    ->Name("absorbed/lite_int8")
+    ->Apply(depths_and_sequences);
+BENCHMARK_CAPTURE(absorbed_bench, mini_int8, kMini, DType::kI8)
+    ->Name("absorbed/mini_int8")
+    ->Apply(depths_and_sequences);
 
 }  // namespace
 }  // namespace sluice

@@ -27,6 +27,7 @@ class Scratch {
     if (buffer_.size() < bytes) buffer_ = Buffer(bytes);
     return buffer_.data();
   }
+  size_t size() const { return buffer_.size(); }
 
  private:
   Buffer buffer_;
@@ -146,7 +147,7 @@ struct RopeArgs {
 
 // One layer's slice of the paged latent cache. The entry of position p of a sequence lies at
 //   base + pages[p / 64] * page_stride + (p % 64) * entry_bytes          (bytes)
-// and holds kv_lora_rank normalised latent values, then rope_dim rotated key values, in `dtype`.
+// and holds kv_lora_rank normalised latent values, then rope_dim rotated key values, in `dtype` (kI8: latent_codes.h).
 struct LatentCache {
   std::byte* base = nullptr;
   int64_t page_stride = 0;  // bytes from page to page
@@ -239,7 +240,8 @@ struct SparseAttentionArgs {
 };
 
 // Block attention (models without an indexer of their own): what a page is about, as the mean of its entries. Pages whose
-// last position is among the spans' rows are written, from that page's entries alone.
+// last position is among the spans' rows are written, from that page's entries alone. (Of grouped-query attention the
+// entries are keys.)
 struct BlockMeansArgs {
   std::span<const SequenceSpan> sequences;
   LatentCache cache;  // entries of `width` values
@@ -253,15 +255,41 @@ struct BlockMeansArgs {
 //   mass[page] = sum over heads of p[h, page]
 // Chosen are pages [0, sink_pages) and (o - window_pages, o], and between them those of greatest mass; equal masses go to
 // the lower page. i counts the rows of the spans in their order, absorbed is as in SparseAttentionArgs.
+// Grouped-query attention: mean is that of the head's group, the group's part of the page's, and a query is all rope part.
 struct BlockSelectArgs {
   const float* q = nullptr;         // [rows, heads, nope_dim + rope_dim], of which the rotated rope part is read
   const float* absorbed = nullptr;  // [heads, i, kv_lora_rank]
   std::span<const SequenceSpan> sequences;
-  LatentCache means;
+  LatentCache means;                // of groups * (kv_lora_rank + rope_dim) values
   int32_t heads = 0, nope_dim = 0, rope_dim = 0, kv_lora_rank = 0;
+  int32_t groups = 1;               // a divisor of heads; 1 with latent attention
   int32_t num_pages = 0, sink_pages = 0, window_pages = 1;  // sink_pages + window_pages <= num_pages
   float scale = 0;
   int32_t* pages = nullptr;  // [i, num_pages] places in the sequence's page table, ascending
+};
+
+// Grouped-query attention (arXiv:2305.13245): a position keeps kv_heads keys and as many values, entries of kv_heads *
+// head_dim values in two caches that lie as the latents' does. Keys come normalised and rotated; both are rounded to the
+// cache's type.
+struct KeyValueWriteArgs {
+  const float* k = nullptr;  // [rows, width]
+  const float* v = nullptr;  // [rows, width]
+  int32_t width = 0;         // kv_heads * head_dim
+  std::span<const SequenceSpan> sequences;
+  LatentCache keys, values;
+};
+
+// Causal attention of the given rows over cached keys and values (their own included, which are written before). Heads
+// [g * n, (g + 1) * n), n = heads / kv_heads, share key and value head g:
+//   p = softmax over s <= t of  scale * (q[t, h] . k_s[g]);   out[t, h] = sum over s of  p_s v_s[g]
+// Two forms, chosen by the tokens' role: one for many rows (prompt), one for a row each (generated).
+struct GroupedAttentionArgs {
+  const float* q = nullptr;  // [rows, heads, head_dim], rotated
+  float* out = nullptr;      // [rows, heads, head_dim]
+  std::span<const SequenceSpan> sequences;
+  LatentCache keys, values;
+  int32_t heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 0;  // of the scores
 };
 
 // y[row_ids[i], :] = x[i, :]
@@ -380,7 +408,7 @@ struct WindowAttentionArgs {
 };
 
 // A backend's kernels. Plain functions; every entry is filled, but for those from index_write on, on a device that does
-// not serve deepseek_v32, deepseek_v4 or block attention (loading is refused there).
+// not serve deepseek_v32, deepseek_v4, block attention or grouped-query attention (loading is refused there).
 struct Backend {
   const char* name = "";  // "ref", "cpu-avx2", "cpu-avx512"
 
@@ -418,6 +446,10 @@ struct Backend {
 
   void (*block_means)(const BlockMeansArgs&, OpContext&) = nullptr;
   void (*block_select)(const BlockSelectArgs&, OpContext&) = nullptr;
+
+  void (*key_value_write)(const KeyValueWriteArgs&, OpContext&) = nullptr;
+  void (*grouped_attention_prompt)(const GroupedAttentionArgs&, OpContext&) = nullptr;
+  void (*grouped_attention_generated)(const GroupedAttentionArgs&, OpContext&) = nullptr;
 };
 
 constexpr int64_t kPackRows = 16;

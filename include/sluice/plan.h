@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "sluice/grammar.h"
 #include "sluice/request.h"
 #include "sluice/types.h"
 
@@ -46,6 +47,7 @@ struct SequenceWork {
   uint64_t seed = 0;                  // of this choice
   bool masks_stop = false;            // below min_tokens: stop ids must not be drawn
   std::span<const TokenId> stop_ids;  // what masks_stop masks
+  TokenConstraint* constraint = nullptr;  // what may be drawn; null: anything. Not advanced by the engine
   int32_t num_logprobs = -1;
   int32_t num_prompt_logprobs = -1;  // >= 0: also for the prompt positions in [begin, end)
 };
@@ -65,7 +67,7 @@ struct StepPlan {
 
 // The answer to work[i] is results[i].
 struct WorkResult {
-  std::optional<TokenId> token;  // when samples
+  std::optional<TokenId> token;  // when samples; none: the constraint allowed nothing
   std::optional<float> logprob;
   std::vector<TokenLogprob> top_logprobs;
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // entry i: of token begin+1+i given [0, begin+i]

@@ -51,6 +51,11 @@ struct GroupGrid {
 // squared error; 8 bits need none, their scale is amax / 127.
 GroupGrid quantize_group(WeightFormat format, const float* weights, int32_t count, int8_t* codes);
 
+// The same for `num_groups` groups that lie one behind the other: codes [num_groups][count], grids [num_groups]. The
+// same bits as one by one, several times faster in 4 bits.
+void quantize_groups(WeightFormat format, const float* weights, int32_t count, int64_t num_groups, int8_t* codes,
+                     GroupGrid* grids);
+
 // A row of weights (destroyed) whose rounding errors are made good by the weights after them, as far as inputs go
 // together (GPTQ, arXiv:2210.17323): the error of weight k, over U[k][k], is taken from weight j > k U[k][j] times.
 // `factor` is U [cols, cols], upper triangular, with U^T U the inverse of X^T X over sample inputs X.

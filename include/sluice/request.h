@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,8 +15,10 @@
 
 namespace sluice {
 
-// How the next token is drawn. The order of application: logit_bias and penalties on the logits, then
-// temperature, then top_k, top_p, min_p on the distribution, then one draw keyed by (seed, position).
+class Grammar;  // sluice/grammar.h
+
+// How the next token is drawn. The order of application: logit_bias and penalties on the logits, then what a grammar
+// allows, then temperature, then top_k, top_p, min_p on the distribution, then one draw keyed by (seed, position).
 struct SamplingParams {
   float temperature = 1.0f;             // >= 0; 0 is greedy
   int32_t top_k = 0;                    // >= 0; 0 keeps all
@@ -50,6 +53,8 @@ struct Request {
   int32_t num_logprobs = -1;         // -1: none; 0: of the drawn token; k: also the k most likely (k <= 20)
   int32_t num_prompt_logprobs = -1;  // the same for the prompt's tokens; >= 0 computes the whole prompt
   int32_t priority = 0;              // lower runs first
+  std::shared_ptr<const Grammar> grammar;  // the form of each answer; null: any text
+  std::optional<TokenId> grammar_after;    // the form begins behind this token
   std::string cache_salt;            // tenants with different salts never share cached pages
   TimePoint arrival{};
   TimePoint deadline = kNever;
@@ -57,7 +62,8 @@ struct Request {
 
 enum class FinishReason : uint8_t {
   kNone,    // goes on
-  kStop,    // end-of-sequence or a stop token id (matched_token says which), or Finish from the detokeniser
+  kStop,    // end-of-sequence or a stop token id (matched_token says which), or Finish from the detokeniser, or the end
+            // of the grammar
   kLength,  // max_tokens or the context is full
   kCancelled,
   kDeadline,

@@ -45,6 +45,11 @@ template <int SUM, int A, int B>
 inline void amx_dot_s8() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
 }
+// The same, A's bytes unsigned.
+template <int SUM, int A, int B>
+inline void amx_dot_u8s8() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(A), "i"(B));
+}
 // SUM[m][n] += sum over pairs k of A[m][2 k] * B[k][2 n], and as much of the odd ones: f32 sums.
 template <int SUM, int A, int B>
 inline void amx_dot_bf16() {

@@ -34,6 +34,9 @@ const Backend kBackend{
     .window_attention = window_attention,
     .block_means = block_means,
     .block_select = block_select,
+    .key_value_write = key_value_write,
+    .grouped_attention_prompt = grouped_attention_prompt,
+    .grouped_attention_generated = grouped_attention_generated,
 };
 
 }  // namespace sluice::cpu::SLUICE_ISA

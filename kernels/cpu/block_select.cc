@@ -5,6 +5,8 @@
 //   stage 2  S [64 pages][heads] = M q;  e = exp(S - peak of the partition)           unit = (row, 64 pages)
 //   stage 3  mass[page] = sum over heads of e * exp(partition's peak - peak) / sum;  the best    unit = row
 //
+// With several groups of heads (grouped-query attention) each has panels of its own, and its own part of the means.
+//
 // A page's mass depends on its row and the pages before alone, and the choice on the masses alone: the same pages
 // whatever the batch, the chunk, the threads or the instruction set.
 #include <algorithm>
@@ -38,7 +40,9 @@ int64_t partitions_of(int32_t own_page) { return (own_page + kPartitionPages - 1
 struct Plan {
   const BlockSelectArgs& args;
   int64_t width;        // kv_lora_rank + rope_dim
-  int64_t head_panels;  // ceil(heads / 16)
+  int64_t heads_each;   // of a group
+  int64_t panels_each;  // of a group: ceil(heads_each / 16)
+  int64_t head_panels;  // of all groups
   int64_t num_rows = 0, num_partitions = 0, num_pages = 0, max_pages = 0;
 
   Row* rows = nullptr;              // [num_rows]
@@ -49,6 +53,9 @@ struct Plan {
   std::byte* workspaces = nullptr;  // [threads][workspace_bytes]
 
   int64_t padded_heads() const { return head_panels * kLanes; }
+  int64_t lane_of(int64_t head) const { return head / heads_each * panels_each * kLanes + head % heads_each; }
+  // Heads in the panel; the lanes behind them are empty.
+  int64_t heads_of(int64_t panel) const { return std::min<int64_t>(kLanes, heads_each - panel % panels_each * kLanes); }
   bool is_bf16() const { return args.means.dtype == DType::kBF16; }
   int64_t head_bytes() const { return width * (is_bf16() ? 2 : 4); }
   int64_t query_bytes() const { return padded_heads() * head_bytes(); }
@@ -66,8 +73,12 @@ void place(Plan& plan, Carver& carver, int threads) {
 }
 
 Plan make_plan(const BlockSelectArgs& args, OpContext& context) {
-  Plan plan{
-      .args = args, .width = args.kv_lora_rank + args.rope_dim, .head_panels = (args.heads + kLanes - 1) / kLanes};
+  const int64_t heads_each = args.heads / args.groups, panels_each = (heads_each + kLanes - 1) / kLanes;
+  Plan plan{.args = args,
+            .width = args.kv_lora_rank + args.rope_dim,
+            .heads_each = heads_each,
+            .panels_each = panels_each,
+            .head_panels = args.groups * panels_each};
   const auto for_each_row = [&](auto&& body) {
     for (const SequenceSpan& span : args.sequences)
       for (int32_t t = span.position_begin; t < span.position_end; ++t) body(span, t, t / kPageTokens);
@@ -93,12 +104,12 @@ Plan make_plan(const BlockSelectArgs& args, OpContext& context) {
   return plan;
 }
 
-// Stage 1. Heads beyond the last are zeros; their masses are left out in stage 3.
+// Stage 1. Lanes without a head are zeros; their masses are left out in stage 3.
 void pack_query(const Plan& plan, int64_t index, std::byte* rows) {
   const BlockSelectArgs& args = plan.args;
   const F32x16 scale = broadcast(args.scale);
-  const auto put = [&](int64_t head, int64_t d, const float* from, int64_t count) {
-    std::byte* at = rows + head * plan.head_bytes();
+  const auto put = [&](int64_t lane, int64_t d, const float* from, int64_t count) {
+    std::byte* at = rows + lane * plan.head_bytes();
     for (int64_t i = 0; i < count; i += kLanes) {
       const int64_t lanes = std::min<int64_t>(kLanes, count - i);
       const F32x16 value = load_first(from + i, lanes) * scale;
@@ -111,14 +122,14 @@ void pack_query(const Plan& plan, int64_t index, std::byte* rows) {
       }
     }
   };
+  if (plan.padded_heads() != args.heads) std::fill_n(rows, plan.query_bytes(), std::byte{0});
   for (int64_t head = 0; head < args.heads; ++head) {
-    put(head, 0, args.absorbed + (head * plan.num_rows + index) * args.kv_lora_rank, args.kv_lora_rank);
+    const int64_t lane = plan.lane_of(head);
+    put(lane, 0, args.absorbed + (head * plan.num_rows + index) * args.kv_lora_rank, args.kv_lora_rank);
     const int64_t q_dim = args.nope_dim + args.rope_dim;
-    put(head, args.kv_lora_rank, args.q + (plan.rows[index].batch_row * args.heads + head) * q_dim + args.nope_dim,
+    put(lane, args.kv_lora_rank, args.q + (plan.rows[index].batch_row * args.heads + head) * q_dim + args.nope_dim,
         args.rope_dim);
   }
-  std::fill_n(rows + args.heads * plan.head_bytes(), (plan.padded_heads() - args.heads) * plan.head_bytes(),
-              std::byte{0});
   std::byte* out = plan.queries + index * plan.query_bytes();
   for (int64_t panel = 0; panel < plan.head_panels; ++panel) {
     const int64_t offset = panel * kLanes * plan.head_bytes();
@@ -130,16 +141,26 @@ void pack_query(const Plan& plan, int64_t index, std::byte* rows) {
 void score_pages(const Plan& plan, const Row& row, const std::byte* query, int32_t begin, int32_t end, float* scores) {
   const LatentCache& means = plan.args.means;
   const int64_t heads = plan.padded_heads();
-  const auto mean = [&](int64_t i) { return means.base + value(row.span->pages[begin + i]) * means.page_stride; };
-  const auto put = [&](int64_t i, int64_t p, F32x16 score) { store(scores + i * heads + p * kLanes, score); };
-  if (plan.is_bf16()) {
-    multiply_pairs(
-        end - begin, [&](int64_t i) { return reinterpret_cast<const uint16_t*>(mean(i)); }, 2, plan.width / 2,
-        {reinterpret_cast<const uint16_t*>(query), plan.width * kLanes}, plan.head_panels, put);
-  } else {
-    multiply_block(
-        end - begin, [&](int64_t i) { return reinterpret_cast<const float*>(mean(i)); }, plan.width,
-        TileWeights<float>{reinterpret_cast<const float*>(query), plan.width * kLanes, kLanes}, plan.head_panels, put);
+  const int64_t panel_bytes = kLanes * plan.head_bytes();
+  for (int64_t group = 0; group < plan.args.groups; ++group) {
+    const int64_t first_panel = group * plan.panels_each;
+    const auto mean = [&](int64_t i) {
+      return means.base + value(row.span->pages[begin + i]) * means.page_stride + group * plan.head_bytes();
+    };
+    const auto put = [&](int64_t i, int64_t p, F32x16 score) {
+      store(scores + i * heads + (first_panel + p) * kLanes, score);
+    };
+    const std::byte* queries = query + first_panel * panel_bytes;
+    if (plan.is_bf16()) {
+      multiply_pairs(
+          end - begin, [&](int64_t i) { return reinterpret_cast<const uint16_t*>(mean(i)); }, 2, plan.width / 2,
+          {reinterpret_cast<const uint16_t*>(queries), plan.width * kLanes}, plan.panels_each, put);
+    } else {
+      multiply_block(
+          end - begin, [&](int64_t i) { return reinterpret_cast<const float*>(mean(i)); }, plan.width,
+          TileWeights<float>{reinterpret_cast<const float*>(queries), plan.width * kLanes, kLanes}, plan.panels_each,
+          put);
+    }
   }
 }
 
@@ -177,7 +198,7 @@ void gather_masses(const Plan& plan, const Row& row, float* masses) {
       total = fma(load(sums + i * heads + lane), factor, total);
       store(peaks + i * heads + lane, factor);
     }
-    const int64_t lanes = std::min<int64_t>(kLanes, plan.args.heads - lane);
+    const int64_t lanes = plan.heads_of(lane / kLanes);
     for (int64_t i = 0; i < num_partitions; ++i) {
       alignas(64) float shares[kLanes] = {};
       store_first(shares, load(peaks + i * heads + lane) / total, lanes);

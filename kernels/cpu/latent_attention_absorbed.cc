@@ -3,8 +3,8 @@
 //
 //   stage 1  q~ [width][heads]   = K_h^T q_nope, then q_rope, times scale       unit = head, all rows at once
 //   stage 2  S [64 keys][heads]  = C q~;  P = exp(S - max);  L [heads][latent] += P^T C
-//            unit = (row, partition of 256 positions), so that one long row feeds all threads
-//   stage 3  merge the partitions, ascending;  o_h = V_h (L_h / sum)            unit = (row, 16 heads)
+//            unit = (row, partition of 256 or 512 positions), so that one long row feeds all threads
+//   stage 3  merge the partitions, ascending;  o_h = V_h (L_h / sum)            unit = (row, head)
 //
 // Partitions and tiles start at absolute positions: the same sums whatever the batch or the number of threads.
 #include "kernels/cpu/latent_attention_absorbed.h"
@@ -55,7 +55,7 @@ void count_rows(Plan& plan) {
   for (const SequenceSpan& span : plan.args.sequences) {
     for (int32_t position = span.position_begin; position < span.position_end; ++position) {
       plan.num_rows += 1;
-      plan.num_partitions += partitions_of(position);
+      plan.num_partitions += plan.partitions_of(position);
     }
   }
 }
@@ -73,9 +73,11 @@ void place(Plan& plan, Carver& carver, int threads) {
 }
 
 Plan make_plan(const LatentAttentionArgs& args, OpContext& context) {
-  Plan plan{
-      .args = args, .width = args.kv_lora_rank + args.rope_dim, .head_panels = (args.heads + kLanes - 1) / kLanes,
-      .num_threads = context.team.size()};
+  Plan plan{.args = args,
+            .width = args.kv_lora_rank + args.rope_dim,
+            .head_panels = (args.heads + kLanes - 1) / kLanes,
+            .num_threads = context.team.size(),
+            .codes = {args.kv_lora_rank, args.rope_dim}};
   count_rows(plan);
   Carver count;
   place(plan, count, context.team.size());
@@ -85,14 +87,38 @@ Plan make_plan(const LatentAttentionArgs& args, OpContext& context) {
   for (const SequenceSpan& span : args.sequences) {
     for (int32_t position = span.position_begin; position < span.position_end; ++position) {
       plan.rows[row++] = {&span, position, span.row_begin + position - span.position_begin, partition};
-      partition += partitions_of(position);
+      partition += plan.partitions_of(position);
     }
   }
   return plan;
 }
 
+// Stage 1 over an int8 cache for one head and all rows, some at a time.
+void absorb_head_int8(const Plan& plan, int32_t head, const TileMemory& memory) {
+  const LatentAttentionArgs& args = plan.args;
+  const int64_t q_dim = args.nope_dim + args.rope_dim;
+  const Weight& weight = args.k_up_t[static_cast<size_t>(head)];
+  const F32x16 scale = broadcast(args.scale);
+  for (int64_t first = 0; first < plan.num_rows; first += kQueryRows) {
+    const int64_t num_rows = std::min(kQueryRows, plan.num_rows - first);
+    const auto query = [&](int64_t r) {
+      return args.q + (plan.rows[first + r].batch_row * args.heads + head) * q_dim;
+    };
+    const auto values = [&](int64_t r) { return memory.values + r * plan.value_stride(); };
+    multiply_weight(weight, num_rows, query, memory.rows, [&](int64_t r, int64_t panel, F32x16 value) {
+      store(values(r) + panel * kLanes, value * scale);
+    });
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const float* rope = query(r) + args.nope_dim;
+      for (int64_t i = 0; i < args.rope_dim; ++i) values(r)[args.kv_lora_rank + i] = rope[i] * args.scale;
+      quantize_query(plan, values(r), plan.queries + (first + r) * plan.query_bytes() + head * plan.head_bytes());
+    }
+  }
+}
+
 // Stage 1 for one head and all rows.
 void absorb_head(const Plan& plan, int32_t head, const TileMemory& memory) {
+  if (plan.is_int8()) return absorb_head_int8(plan, head, memory);
   const LatentAttentionArgs& args = plan.args;
   const int64_t q_dim = args.nope_dim + args.rope_dim;
   const auto query = [&](int64_t r) { return args.q + (plan.rows[r].batch_row * args.heads + head) * q_dim; };
@@ -132,64 +158,67 @@ void attend_partition(const Plan& plan, const Row& row, int64_t index, const Til
     transpose_rows(plan.queries + (&row - plan.rows) * plan.query_bytes() + panel * panel_bytes, plan.head_bytes() / 4,
                    memory.queries + panel * panel_bytes);
   }
-  const auto end = static_cast<int32_t>(std::min<int64_t>(row.position + 1, (index + 1) * kPartitionKeys));
-  const auto first = static_cast<int32_t>(index * kPartitionKeys);
-#if defined(__AMX_BF16__)
-  if (plan.is_bf16()) {
+  const auto end = static_cast<int32_t>(std::min<int64_t>(row.position + 1, (index + 1) * plan.partition_keys()));
+  const auto first = static_cast<int32_t>(index * plan.partition_keys());
+  const auto pages_from = [&](int32_t position) {
     const std::span<const PageId> pages(row.span->pages, static_cast<size_t>(row.position / kTileKeys + 1));
-    return attend_partition_bf16(plan, pages.subspan(static_cast<size_t>(first / kTileKeys)), end - first, memory, into);
-  }
+    return pages.subspan(static_cast<size_t>(position / kTileKeys));
+  };
+#if defined(__AMX_BF16__)
+  if (plan.is_bf16()) return attend_partition_bf16(plan, pages_from(first), end - first, memory, into);
 #endif
+  if (plan.is_int8()) {
+    for (int32_t begin = first; begin < end; begin += kBlockKeys)
+      attend_block_int8(plan, pages_from(begin), std::min(kBlockKeys, end - begin), memory, into);
+    return;
+  }
   for (int32_t begin = first; begin < end; begin += kTileKeys) {
     const PageId* page = row.span->pages + begin / kTileKeys;
     const int32_t count = std::min(kTileKeys, end - begin);
+    const PageId next = begin + kTileKeys < end ? page[1] : kNoPage;
     if (plan.is_bf16()) {
-      attend_tile_bf16(plan, *page, begin + kTileKeys < end ? page[1] : kNoPage, count, memory, into);
+      attend_tile_bf16(plan, *page, next, count, memory, into);
     } else {
       attend_tile_f32(plan, *page, count, memory, into);
     }
   }
 }
 
-// Stage 3 for one row and one panel of heads.
-void merge(const Plan& plan, const Row& row, int64_t panel, const TileMemory& memory) {
+// Stage 3 for one row and head. The partitions' factors are made for the head's 16 lanes at once.
+void merge(const Plan& plan, const Row& row, int64_t head, const TileMemory& memory) {
   const LatentAttentionArgs& args = plan.args;
-  const int64_t heads = plan.padded_heads();
-  const int64_t num_partitions = partitions_of(row.position);
-  float* first = plan.latents + row.first_partition * plan.latent_size();
+  const int64_t heads = plan.padded_heads(), stride = plan.latent_stride(), panel = head / kLanes * kLanes;
+  const int64_t num_partitions = plan.partitions_of(row.position);
+  float* sums = plan.latents + row.first_partition * plan.latent_size() + head * stride;  // partition 0's, then all
   F32x16 peak = broadcast(kClosed);
   for (int64_t i = 0; i < num_partitions; ++i)
-    peak = max(peak, load(plan.peaks + (row.first_partition + i) * heads + panel * kLanes));
-  F32x16 sum = zero();
-  alignas(64) float factors[kLanes];
-  const auto head_end = std::min<int64_t>(args.heads, (panel + 1) * kLanes);
+    peak = max(peak, load(plan.peaks + (row.first_partition + i) * heads + panel));
+  F32x16 total = zero();
+  alignas(64) float lanes[kLanes];
   for (int64_t i = 0; i < num_partitions; ++i) {
     const int64_t partition = row.first_partition + i;
-    const F32x16 factor = exp(load(plan.peaks + partition * heads + panel * kLanes) - peak);
-    sum = fma(load(plan.sums + partition * heads + panel * kLanes), factor, sum);
-    store(factors, factor);
-    for (int64_t head = panel * kLanes; head < head_end; ++head) {
-      float* into = first + head * args.kv_lora_rank;
-      const float* from = plan.latents + partition * plan.latent_size() + head * args.kv_lora_rank;
-      for (int64_t d = 0; d < args.kv_lora_rank; d += kLanes) {
-        const F32x16 part = load(from + d) * broadcast(factors[head % kLanes]);
-        store(into + d, i == 0 ? part : load(into + d) + part);
-      }
+    const F32x16 factor = exp(load(plan.peaks + partition * heads + panel) - peak);
+    total = fma(load(plan.sums + partition * heads + panel), factor, total);
+    store(lanes, factor);
+    const float* from = plan.latents + partition * plan.latent_size() + head * stride;
+    for (int64_t d = 0; d < stride; d += kLanes) {
+      const F32x16 part = load(from + d) * broadcast(lanes[head % kLanes]);
+      store(sums + d, i == 0 ? part : load(sums + d) + part);
     }
   }
-  alignas(64) float totals[kLanes];
-  store(totals, sum);
-  for (int64_t head = panel * kLanes; head < head_end; ++head) {
-    const Weight& weight = args.v_up[static_cast<size_t>(head)];
-    const F32x16 total = broadcast(totals[head % kLanes]);
-    float* out = args.out + (row.batch_row * args.heads + head) * args.v_dim;
-    multiply_weight(
-        weight, 1, [&](int64_t) { return first + head * args.kv_lora_rank; }, memory.rows,
-        [&](int64_t, int64_t p, F32x16 value) {
-          const int64_t left = std::min<int64_t>(kLanes, args.v_dim - p * kLanes);
-          store_first(out + p * kLanes, value / total, left);
-        });
+  store(lanes, total);
+  const F32x16 divisor = broadcast(lanes[head % kLanes]);
+  if (plan.is_int8()) {
+    ordered_latents(sums, args.kv_lora_rank, memory.values);
+    sums = memory.values;
   }
+  float* out = args.out + (row.batch_row * args.heads + head) * args.v_dim;
+  multiply_weight(
+      args.v_up[static_cast<size_t>(head)], 1, [&](int64_t) { return sums; }, memory.rows,
+      [&](int64_t, int64_t p, F32x16 value) {
+        const int64_t left = std::min<int64_t>(kLanes, args.v_dim - p * kLanes);
+        store_first(out + p * kLanes, value / divisor, left);
+      });
 }
 
 }  // namespace
@@ -215,9 +244,9 @@ void latent_attention_absorbed(const LatentAttentionArgs& args, OpContext& conte
       attend_partition(plan, *row, partition - row->first_partition, memory_of(rank));
     }
   });
-  context.team.parallel_for(plan.num_rows * plan.head_panels, 1, [&](int64_t begin, int64_t end, int rank) {
+  context.team.parallel_for(plan.num_rows * args.heads, 1, [&](int64_t begin, int64_t end, int rank) {
     for (int64_t unit = begin; unit < end; ++unit)
-      merge(plan, plan.rows[unit / plan.head_panels], unit % plan.head_panels, memory_of(rank));
+      merge(plan, plan.rows[unit / args.heads], unit % args.heads, memory_of(rank));
   });
 }
 

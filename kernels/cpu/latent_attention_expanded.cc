@@ -1,4 +1,4 @@
-// Attention of prompt tokens over an f32 cache (bf16: latent_attention_expanded_bf16.cc): per head, keys and values are
+// Attention of prompt tokens over an f32 cache (bf16, int8: latent_attention_expanded_bf16.cc): per head, keys and values are
 // expanded from the latents one tile of 64 positions (= one page) at a time, and a running softmax (arXiv:2205.14135)
 // folds the tile into every query row of the chunk.
 //
@@ -152,7 +152,7 @@ void attend_head(const LatentAttentionArgs& args, const SequenceSpan& span, int3
 }  // namespace
 
 void latent_attention_expanded(const LatentAttentionArgs& args, OpContext& context) {
-  if (args.cache.dtype == DType::kBF16) return latent_attention_expanded_bf16(args, context);
+  if (args.cache.dtype != DType::kF32) return latent_attention_expanded_bf16(args, context);
   int64_t max_rows = 0;
   for (const SequenceSpan& span : args.sequences)
     max_rows = std::max<int64_t>(max_rows, span.position_end - span.position_begin);

@@ -1,5 +1,6 @@
 // Attention of prompt tokens over a bf16 cache: the stages of latent_attention_expanded.cc with bf16 operands and f32
-// sums. Keys and values are expanded straight into the pair layout that the next product reads (pair_tile.h):
+// sums. Over an int8 cache, too, whose entries are rounded to bf16 a tile at a time, for each head again: 3 % of the
+// expansion that follows. Keys and values are expanded straight into the pair layout that the next product reads (pair_tile.h):
 //
 //   C^T  [4 key panels][width / 2 pairs][16 keys]          the page, transposed by 32-bit pairs
 //   K    [4 key panels][(nope + rope) / 2 pairs][16 keys]  rows of K_h times C^T; the rotary part is C^T's own
@@ -13,6 +14,7 @@
 #include "kernels/cpu/backend.h"
 #include "kernels/cpu/carver.h"
 #include "kernels/cpu/latent_cache.h"
+#include "kernels/cpu/latent_code_page.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/running_softmax.h"
 
@@ -92,10 +94,18 @@ void round_queries(const HeadSpan& at) {
 // Entries of the tile as 64 rows; those at or beyond `count` are zeros (their probability is exactly 0, but 0 * garbage
 // might be NaN).
 const uint16_t* tile_entries(const HeadSpan& at, PageId page, int32_t count) {
-  const auto* entries = reinterpret_cast<const uint16_t*>(at.args.cache.base + value(page) * at.args.cache.page_stride);
-  if (count == kTileKeys) return entries;
+  const LatentCache& cache = at.args.cache;
+  const auto* entries = reinterpret_cast<const uint16_t*>(cache.base + value(page) * cache.page_stride);
   const int64_t width = at.dims.width_pairs * 2;
-  std::copy(entries, entries + count * width, at.work.tail);
+  if (cache.dtype == DType::kI8) {
+    const LatentCodes layout{at.args.kv_lora_rank, at.args.rope_dim};
+    for (int64_t key = 0; key < count; ++key)
+      widen_codes(layout, CodePage(cache, page, layout), key, at.work.tail + key * width);
+  } else if (count == kTileKeys) {
+    return entries;
+  } else {
+    std::copy(entries, entries + count * width, at.work.tail);
+  }
   std::fill(at.work.tail + count * width, at.work.tail + kTileKeys * width, uint16_t{0});
   return at.work.tail;
 }

@@ -2,12 +2,11 @@
 #include "kernels/cpu/quantized.h"
 
 #include <cmath>
+#include <vector>
 
 namespace sluice::cpu::SLUICE_ISA {
 
 namespace {
-
-constexpr int32_t kMaxGroup = 128;
 
 // Values a thread should have to itself before another is worth waking (a few us of work).
 constexpr int64_t kGrainValues = 1 << 15;
@@ -28,6 +27,20 @@ void quantize_group(const float* x, int32_t group, int32_t excess, int8_t* codes
   *start = -excess * static_cast<int32_t>(reduce_add(sums));
 }
 
+// What a step keeps of one row's codes (quantized.h): 4 plus 128, or 8 plus 8, the second four in the upper nibbles.
+// Adding the half of the range is flipping its highest bit.
+uint32_t excess_bytes(const int8_t* codes) {
+  uint32_t four;
+  std::memcpy(&four, codes, sizeof(four));
+  return four ^ 0x80808080;
+}
+uint32_t excess_nibbles(const int8_t* codes) {
+  uint32_t halves[2];
+  std::memcpy(halves, codes, sizeof(halves));
+  const auto nibbles = [](uint32_t four) { return (four & 0x0f0f0f0f) ^ 0x08080808; };
+  return nibbles(halves[0]) | nibbles(halves[1]) << 4;
+}
+
 size_t padded(int64_t bytes) { return static_cast<size_t>((bytes + 63) / 64 * 64); }
 
 }  // namespace
@@ -36,35 +49,35 @@ int64_t quantized_packed_bytes(const Weight& shape) { return QuantizedShape(shap
 
 void pack_quantized(const Weight& weight, int64_t row_begin, int64_t num_rows, const float* source, std::byte* packed) {
   const QuantizedShape shape(weight);
-  const int32_t group = shape.group;
   const int64_t step_inputs = shape.step_inputs();
-  int8_t codes[kMaxGroup];
+  // A panel at a time: 16 rows are a whole number of times the 16 groups that are searched at once.
+  std::vector<int8_t> codes(static_cast<size_t>(kLanes * shape.cols));
+  std::vector<GroupGrid> grids(static_cast<size_t>(kLanes * shape.groups()));
   for (int64_t r = 0; r < (num_rows + kLanes - 1) / kLanes * kLanes; ++r) {
-    const int64_t panel = (row_begin + r) / kLanes, lane = (row_begin + r) % kLanes;
+    const int64_t panel = (row_begin + r) / kLanes, lane = r % kLanes;
+    if (lane == 0) {
+      const int64_t rows = std::min<int64_t>(kLanes, num_rows - r);
+      quantize_groups(weight.format, source + r * shape.cols, shape.group, rows * shape.groups(), codes.data(),
+                      grids.data());
+      // Rows that pad the last panel.
+      std::fill(codes.begin() + rows * shape.cols, codes.end(), int8_t{0});
+      std::fill(grids.begin() + rows * shape.groups(), grids.end(), GroupGrid{});
+    }
     const int64_t first = panel / kBlockPanels * kBlockPanels;
     const int64_t width = std::min<int64_t>(kBlockPanels, shape.num_panels() - first);
     std::byte* block = packed + first / kBlockPanels * shape.block_bytes(kBlockPanels);
     for (int64_t g = 0; g < shape.groups(); ++g) {
-      GroupGrid grid;
-      if (r < num_rows) {
-        grid = sluice::quantize_group(weight.format, source + r * shape.cols + g * group, group, codes);
-      } else {
-        std::fill_n(codes, group, int8_t{0});  // rows that pad the last panel
-      }
-      auto* bytes = reinterpret_cast<uint8_t*>(block + g * shape.group_bytes(width) + (panel - first) * 64 + lane * 4);
+      const GroupGrid& grid = grids[static_cast<size_t>(lane * shape.groups() + g)];
+      const int8_t* from = codes.data() + lane * shape.cols + g * shape.group;
+      std::byte* into = block + g * shape.group_bytes(width) + (panel - first) * 64 + lane * 4;
       auto* scales = reinterpret_cast<uint16_t*>(block + g * shape.group_bytes(width) + shape.code_bytes(width));
       scales[(panel - first) * kLanes + lane] = f32_to_f16(grid.scale);
       if (shape.zero_points)
         reinterpret_cast<uint8_t*>(scales + width * kLanes)[(panel - first) * kLanes + lane] =
             static_cast<uint8_t>(8 + grid.zero);
-      for (int32_t i = 0; i < group; ++i) {
-        uint8_t& byte = bytes[i / step_inputs * width * 64 + i % 4];
-        if (shape.bits == 8) {
-          byte = static_cast<uint8_t>(codes[i] + 128);
-        } else {
-          const auto nibble = static_cast<uint8_t>(codes[i] + 8);
-          byte = i % 8 < 4 ? nibble : static_cast<uint8_t>(byte | nibble << 4);
-        }
+      for (int64_t i = 0; i < shape.group; i += step_inputs, into += width * 64) {
+        const uint32_t four = shape.bits == 8 ? excess_bytes(from + i) : excess_nibbles(from + i);
+        std::memcpy(into, &four, sizeof(four));
       }
     }
   }

@@ -15,7 +15,7 @@ namespace {
 // Estimated attention of pages [0, count) of one row, all heads.
 std::vector<double> estimate(const BlockSelectArgs& args, const PageId* pages, int32_t count, int64_t batch_row,
                              int64_t index, int64_t num_rows) {
-  const int32_t rank = args.kv_lora_rank, width = rank + args.rope_dim;
+  const int32_t rank = args.kv_lora_rank, width = rank + args.rope_dim, heads_each = args.heads / args.groups;
   std::vector<double> mass(static_cast<size_t>(count), 0.0), scores(static_cast<size_t>(count));
   std::vector<float> mean(static_cast<size_t>(width));
   for (int32_t head = 0; head < args.heads; ++head) {
@@ -23,7 +23,8 @@ std::vector<double> estimate(const BlockSelectArgs& args, const PageId* pages, i
     const float* rope = args.q + (batch_row * args.heads + head) * (args.nope_dim + args.rope_dim) + args.nope_dim;
     for (int32_t page = 0; page < count; ++page) {
       const std::byte* entry = args.means.base + value(pages[page]) * args.means.page_stride;
-      widen_to_f32({entry, args.means.dtype, Shape{width}}, 0, width, mean.data());
+      widen_to_f32({entry, args.means.dtype, Shape{args.groups * width}}, head / heads_each * width, width,
+                   mean.data());
       double score = 0;
       for (int32_t d = 0; d < rank; ++d) score += double{absorbed[d]} * mean[static_cast<size_t>(d)];
       for (int32_t d = 0; d < args.rope_dim; ++d) score += double{rope[d]} * mean[static_cast<size_t>(rank + d)];

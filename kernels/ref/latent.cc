@@ -3,6 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "sluice/quantize.h"
+
 #include "kernels/ref/latent_cache.h"
 #include "kernels/ref/ref.h"
 
@@ -10,12 +12,40 @@ namespace sluice::ref {
 
 namespace {
 
+void load_codes(const LatentCache& cache, const PageId* pages, int32_t position, const LatentCodes& layout,
+                float* out) {
+  const CodeEntry entry(cache, pages, position, layout);
+  for (int32_t g = 0; g < layout.num_groups(); ++g)
+    for (int32_t i = layout.begin(g); i < layout.begin(g + 1); ++i)
+      out[i] = entry.scales[g * kPageTokens] * static_cast<float>(entry.codes[i] - LatentCodes::kExcess);
+}
+
+void store_codes(const LatentCache& cache, const PageId* pages, int32_t position, const LatentCodes& layout,
+                 const float* values) {
+  const CodeEntry entry(cache, pages, position, layout);
+  std::vector<int8_t> codes(static_cast<size_t>(layout.width()));
+  for (int32_t g = 0; g < layout.num_groups(); ++g) {
+    const int32_t begin = layout.begin(g), count = layout.begin(g + 1) - begin;
+    entry.scales[g * kPageTokens] = quantize_activations(values + begin, count, codes.data() + begin);
+  }
+  std::transform(codes.begin(), codes.end(), entry.codes,
+                 [](int8_t code) { return static_cast<uint8_t>(code + LatentCodes::kExcess); });
+}
+
 // All entries of positions [0, count), widened: [count, width].
-std::vector<float> load_entries(const LatentCache& cache, const PageId* pages, int32_t count, int32_t width) {
+std::vector<float> load_entries(const LatentAttentionArgs& args, const PageId* pages, int32_t count) {
+  const LatentCache& cache = args.cache;
+  const LatentCodes layout{args.kv_lora_rank, args.rope_dim};
+  const int32_t width = layout.width();
   std::vector<float> entries(static_cast<size_t>(count) * static_cast<size_t>(width));
-  for (int32_t position = 0; position < count; ++position)
-    widen_to_f32({entry_of(cache, pages, position, width), cache.dtype, Shape{width}}, 0, width,
-                 entries.data() + static_cast<int64_t>(position) * width);
+  for (int32_t position = 0; position < count; ++position) {
+    float* out = entries.data() + static_cast<int64_t>(position) * width;
+    if (cache.dtype == DType::kI8) {
+      load_codes(cache, pages, position, layout, out);
+      continue;
+    }
+    widen_to_f32({entry_of(cache, pages, position, width), cache.dtype, Shape{width}}, 0, width, out);
+  }
   return entries;
 }
 
@@ -71,6 +101,10 @@ void latent_write(const LatentWriteArgs& args, OpContext& context) {
             .dim = args.rope_dim,
             .layout = args.layout},
            context);
+      if (args.cache.dtype == DType::kI8) {
+        store_codes(args.cache, span.pages, position, {args.kv_lora_rank, args.rope_dim}, entry.data());
+        continue;
+      }
       std::byte* target = entry_of(args.cache, span.pages, position, width);
       for (int32_t i = 0; i < width; ++i) store(target, args.cache.dtype, i, entry[static_cast<size_t>(i)]);
     }
@@ -81,7 +115,7 @@ void latent_attention_expanded(const LatentAttentionArgs& args, OpContext&) {
   const int32_t width = args.kv_lora_rank + args.rope_dim;
   const int32_t q_dim = args.nope_dim + args.rope_dim;
   for (const SequenceSpan& span : args.sequences) {
-    const std::vector<float> entries = load_entries(args.cache, span.pages, span.position_end, width);
+    const std::vector<float> entries = load_entries(args, span.pages, span.position_end);
     for (int32_t head = 0; head < args.heads; ++head) {
       std::vector<std::vector<double>> keys, values;  // [positions][nope_dim], [positions][v_dim]
       for (int32_t s = 0; s < span.position_end; ++s) {
@@ -115,7 +149,7 @@ void latent_attention_absorbed(const LatentAttentionArgs& args, OpContext&) {
   const int32_t width = args.kv_lora_rank + args.rope_dim;
   const int32_t q_dim = args.nope_dim + args.rope_dim;
   for (const SequenceSpan& span : args.sequences) {
-    const std::vector<float> entries = load_entries(args.cache, span.pages, span.position_end, width);
+    const std::vector<float> entries = load_entries(args, span.pages, span.position_end);
     for (int32_t head = 0; head < args.heads; ++head) {
       for (int32_t t = span.position_begin; t < span.position_end; ++t) {
         const int64_t row = span.row_begin + t - span.position_begin;

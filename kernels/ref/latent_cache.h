@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sluice/check.h"
+#include "sluice/latent_codes.h"
 #include "sluice/ops.h"
 
 namespace sluice::ref {
@@ -19,5 +20,17 @@ inline std::byte* entry_of(const LatentCache& cache, const PageId* pages, int32_
   return cache.base + value(pages[position / kPageTokens]) * cache.page_stride +
          (position % kPageTokens) * width * size_of(cache.dtype);
 }
+
+// Codes and scales of an int8 cache (sluice/latent_codes.h).
+struct CodeEntry {
+  uint8_t* codes;  // [width]
+  float* scales;   // [num_groups], kPageTokens apart
+
+  CodeEntry(const LatentCache& cache, const PageId* pages, int32_t position, const LatentCodes& layout) {
+    std::byte* slice = cache.base + value(pages[position / kPageTokens]) * cache.page_stride;
+    codes = reinterpret_cast<uint8_t*>(slice + position % kPageTokens * layout.width());
+    scales = reinterpret_cast<float*>(slice + layout.scales_offset()) + position % kPageTokens;
+  }
+};
 
 }  // namespace sluice::ref

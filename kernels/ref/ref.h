@@ -36,5 +36,8 @@ void compress(const CompressArgs&, OpContext&);
 void window_attention(const WindowAttentionArgs&, OpContext&);
 void block_means(const BlockMeansArgs&, OpContext&);
 void block_select(const BlockSelectArgs&, OpContext&);
+void key_value_write(const KeyValueWriteArgs&, OpContext&);
+void grouped_attention_prompt(const GroupedAttentionArgs&, OpContext&);
+void grouped_attention_generated(const GroupedAttentionArgs&, OpContext&);
 
 }  // namespace sluice::ref

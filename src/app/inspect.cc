@@ -4,7 +4,10 @@
 #include <filesystem>
 #include <iostream>
 
+#include "sluice/log.h"
+
 #include "app/commands.h"
+#include "app/footprint.h"
 #include "app/loaded_model.h"
 
 namespace sluice {
@@ -30,12 +33,15 @@ Status InspectCommand::run() const {
   SLUICE_RETURN_IF_ERROR(BlockAttention::check(config));
   const bool has_files = std::filesystem::exists(path + "/model.safetensors") ||
                          std::filesystem::exists(path + "/model.safetensors.index.json");
-  ModelReport report = inspect(config);
-  if (has_files) {
-    SLUICE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::open(path, config));
-    for (const TensorSpec& spec : required_tensors(config))
-      SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
-    report = inspect(config, &checkpoint);
+  SLUICE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, has_files ? Checkpoint::open(path, config)
+                                                                 : Result<Checkpoint>(Checkpoint::random(0, config)));
+  for (const TensorSpec& spec : required_tensors(config)) SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
+  ModelReport report = inspect(config, &checkpoint);
+  // A format or device that does not run the model says nothing of what the model is.
+  if (Result<MemoryReport> memory = predict_footprint(resolved, config, checkpoint); memory.ok()) {
+    report.memory = *memory;
+  } else {
+    log_warn("memory: {}", memory.status().message());
   }
   std::cout << (json ? to_json(report) + "\n" : to_text(report)) << std::flush;
   return {};
@@ -46,7 +52,11 @@ Status InspectCommand::run() const {
 Action add_inspect(CLI::App& app) {
   auto command = std::make_shared<InspectCommand>();
   app.add_option("model", command->directory, "directory of the checkpoint; the bundled demo model if left out");
-  command->options.add_to(app, attention_keys());
+  std::vector<std::string> keys = attention_keys();
+  for (const char* key : {"weights", "device", "threads", "context", "cache.dtype", "cache.memory_mib",
+                          "scheduler.max_batch_tokens"})
+    keys.emplace_back(key);
+  command->options.add_to(app, keys);
   app.add_flag("--json", command->json, "print one JSON object");
   return [command] { return command->run(); };
 }

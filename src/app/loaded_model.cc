@@ -6,6 +6,7 @@
 #include "sluice/clock.h"
 #include "sluice/log.h"
 
+#include "app/footprint.h"
 #include "app/model_fingerprint.h"
 #include "app/progress_bar.h"
 #include "base/machine_limits.h"
@@ -15,6 +16,7 @@
 #include "gpu/open.h"
 #include "gpu/packing.h"
 #include "kernels/registry.h"
+#include "model/cache_layout.h"
 #include "model/inspect.h"
 
 namespace sluice {
@@ -87,20 +89,11 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
   return {};
 }
 
-DType cache_dtype(const Options& options, WeightFormat weights) {
-  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
-}
-
 // Stands for the model, the formats and how ranks share it.
-Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights) {
-  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache_dtype(options, weights)));
+Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights, DType cache) {
+  std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache));
   if (options.tp > 1) how += fmt::format(" tp {} {} {}", options.tp, options.parallel_experts, loaded.backend->name);
   return model_fingerprint(loaded.directory, how, options.random_weights);
-}
-
-ExpertSplit expert_split(const Options& options) {
-  return options.parallel_experts == "whole" ? ExpertSplit::kWhole : ExpertSplit::kSliced;
 }
 
 // The others' addresses, from what launched this rank.
@@ -129,7 +122,7 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   Communicator& ranks = loaded.group->ranks();
   loaded.model->join(ranks);
   if (ranks.alone()) return {};
-  SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights));
+  SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, loaded, weights, cache_dtype_of(options, weights)));
   const Terms own{key, options.max_batch_tokens, loaded.num_pages};
   std::vector<Terms> all(static_cast<size_t>(ranks.size()));
   SLUICE_RETURN_IF_ERROR(ranks.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all))));
@@ -148,8 +141,9 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
 
 Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
                    LoadedModel& loaded) {
-  if (options.cache_dtype == "f32")
-    return failed_precondition("cache.dtype: f32 is not supported on device {}, which keeps bf16", options.device);
+  if (options.cache_dtype == "f32" || options.cache_dtype == "int8")
+    return failed_precondition("cache.dtype: {} is not supported on device {}, which keeps bf16", options.cache_dtype,
+                               options.device);
   OpContext context = loaded.context();
   ProgressBar bar("loading", total_bytes);
   SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
@@ -185,6 +179,16 @@ std::optional<BlockGlobalConfig> block_global_of(const Options& options) {
                            .full_every = options.block_global_full_every};
 }
 
+DType cache_dtype_of(const Options& options, WeightFormat weights) {
+  if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  if (options.cache_dtype == "int8") return DType::kI8;
+  return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
+}
+
+ExpertSplit expert_split(const Options& options) {
+  return options.parallel_experts == "whole" ? ExpertSplit::kWhole : ExpertSplit::kSliced;
+}
+
 Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t context_length, int sharers) {
   const int64_t page_bytes = layout.bytes_per_page();
   const int64_t free = available_memory() / sharers;
@@ -195,7 +199,7 @@ Result<int32_t> plan_cache(const KvLayout& layout, int64_t memory_mib, int32_t c
   if (pages < 2 || pages * page_bytes > free)
     return resource_exhausted(
         "cache: {} pages of {} bytes do not fit into {:.0f} MiB of free memory; lower cache.memory_mib, or"
-        " take cache.dtype bf16",
+        " take cache.dtype bf16 or int8",
         std::max<int64_t>(pages, 2), page_bytes, static_cast<double>(free) / kMiB);
   log_info("memory: cache {:.0f} MiB, {} pages of {} tokens ({} bytes a token); one context is {} pages",
            static_cast<double>(pages * page_bytes) / kMiB, pages, kPageTokens, layout.bytes_per_token(),
@@ -236,6 +240,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (!on_gpu) {
     SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
     SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));
+    if (options.cache_dtype == "int8") SLUICE_RETURN_IF_ERROR(check_cache_dtype(loaded->config, DType::kI8));
   }
   SLUICE_ASSIGN_OR_RETURN(const Checkpoint files,
                           options.random_weights
@@ -254,7 +259,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (!on_gpu) SLUICE_RETURN_IF_ERROR(check_memory(total * launch.local_size, weights));
   std::optional<PackedCache> packed_cache;
   if (!options.weights_cache.empty()) {
-    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights));
+    // Weights lie alike over a bf16 and an int8 cache.
+    const DType cache = cache_dtype_of(options, weights) == DType::kF32 ? DType::kF32 : DType::kBF16;
+    SLUICE_ASSIGN_OR_RETURN(const uint64_t key, model_key(options, *loaded, weights, cache));
     const std::string part = launch.size == 1 ? "" : fmt::format("-{}of{}", launch.rank, launch.size);
     const std::string file =
         fmt::format("{}-{}{}.packed", fs::path(loaded->directory).filename().string(), name(weights), part);
@@ -274,7 +281,7 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     ProgressBar bar("loading", total);
     SLUICE_ASSIGN_OR_RETURN(loaded->model, DeepSeekModel::load(loaded->config, files, *loaded->backend, context,
                                                                {.weights = options.weights,
-                                                                .cache_dtype = cache_dtype(options, weights),
+                                                                .cache_dtype = cache_dtype_of(options, weights),
                                                                 .max_batch_tokens = options.max_batch_tokens,
                                                                 .progress = [&](int64_t done) { bar.show(done); },
                                                                 .observer = {},
@@ -288,11 +295,17 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
     SLUICE_ASSIGN_OR_RETURN(loaded->num_pages, plan_cache(loaded->model->kv_layout(), options.cache_memory_mib,
                                                           loaded->info.context_length, launch.local_size));
     SLUICE_RETURN_IF_ERROR(join_ranks(options, weights, *loaded));
+    log_info("memory: at most {}", footprint_of(*loaded->model, loaded->num_pages, loaded->team->size()).to_text());
   }
   log_info("loaded {} ({}, {} parameters, {} active) on {} in {:.2f} s", loaded->info.name, loaded->info.architecture,
            loaded->info.num_parameters, loaded->info.num_active_parameters, loaded->info.device,
            seconds(std::chrono::steady_clock::now() - begin));
   return loaded;
+}
+
+const char* LoadedModel::cache_name() const {
+  const DType dtype = kv_dtype();
+  return dtype == DType::kI8 ? "int8" : dtype == DType::kF32 ? "f32" : "bf16";
 }
 
 Status LoadedModel::expect_cpu(const char* command) const {

@@ -33,6 +33,7 @@ struct LoadedModel {
   // Of the model, wherever it is.
   KvLayout kv_layout() const { return gpu ? gpu->kv_layout() : model->kv_layout(); }
   DType kv_dtype() const { return gpu ? DType::kBF16 : model->cache_dtype(); }
+  const char* cache_name() const;  // kv_dtype() as cache.dtype spells it
   int64_t weight_bytes() const { return gpu ? gpu->weight_bytes() : model->weight_bytes(); }
   // FAILED_PRECONDITION if it is on a CUDA device, which `command` cannot measure.
   Status expect_cpu(const char* command) const;
@@ -56,6 +57,11 @@ struct LoadedModel {
 
 // What `attention` and `block_global.*` ask for; none for full attention.
 std::optional<BlockGlobalConfig> block_global_of(const Options& options);
+
+// What cache.dtype means for weights of this format.
+DType cache_dtype_of(const Options& options, WeightFormat weights);
+// What `parallel.experts` asks for.
+ExpertSplit expert_split(const Options& options);
 
 // Pages for `memory_mib` (0: a quarter of the free memory, at most 4 GiB), at least enough for one whole context, where
 // that fits the memory at all. RESOURCE_EXHAUSTED with numbers and a hint if not. `sharers`: ranks on this machine,

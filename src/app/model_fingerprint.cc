@@ -44,7 +44,7 @@ Result<uint64_t> model_fingerprint(const std::string& directory, const std::stri
   std::vector<fs::path> files{fs::path(directory) / "config.json"};
   uint64_t hash = hash_text(weights, 1);
   if (random_seed) {
-    hash = hash_text(fmt::format("random {}", *random_seed), hash);
+    hash = hash_text(fmt::format("random bf16 {}", *random_seed), hash);
   } else {
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(directory, error))

@@ -7,6 +7,7 @@
 
 #include "sluice/log.h"
 
+#include "app/serve_checks.h"
 #include "base/structured_log.h"
 
 namespace sluice {
@@ -105,9 +106,19 @@ void Reloader::reload_tokens() {
 
 void Reloader::reload_certificates() {
   if (files_.certificates.empty()) return;
-  Status status = parts_.grpc.reload_tls();
-  if (status.ok() && parts_.http) status = parts_.http->reload_tls();
-  if (!status.ok()) return log_error("reload: the certificates of before stay: {}", status.to_string());
+  // Read once, for both doors or for none of them.
+  const auto replace = [this]() -> Status {
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(tls_files(options_)));
+    std::function<void()> take = [] {};
+    if (parts_.http) {
+      SLUICE_ASSIGN_OR_RETURN(take, parts_.http->prepare_tls(material));
+    }
+    SLUICE_RETURN_IF_ERROR(parts_.grpc.set_tls(material));
+    take();
+    return {};
+  };
+  if (const Status status = replace(); !status.ok())
+    return log_error("reload: the certificates of before stay: {}", status.to_string());
   log_info("reload: {}: new connections see this certificate", options_.tls_cert);
 }
 

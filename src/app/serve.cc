@@ -13,6 +13,7 @@
 
 #include "app/answer_log.h"
 #include "app/commands.h"
+#include "app/grammar.h"
 #include "app/loop_report.h"
 #include "app/rank_processes.h"
 #include "app/reloader.h"
@@ -161,9 +162,12 @@ Status ServeCommand::run() {
   RequestQueue queue({.max_requests = resolved.queue_requests, .max_tokens = resolved.queue_tokens});
   const Tokenizer* tokenizer = loaded->tokenizer ? &*loaded->tokenizer : nullptr;
   const auto exporter = make_exporter(resolved, loaded->info);  // outlives the front end, which hands it what ended
+  AnswerLog answer_log;                                         // this, too
   Frontend frontend(queue, tokenizer, clock);
-  frontend.set_observer([&exporter](const AnswerRecord& record) {
-    log_answer(record);
+  const auto compiler = make_compiler(*loaded, resolved);  // ends before the front end, to which it hands requests
+  frontend.set_compiler(compiler.get());
+  frontend.set_observer([&](const AnswerRecord& record) {
+    answer_log.record(record);
     if (exporter) exporter->record(record);
   });
   // Whoever waits for the group is told; the end is that of SIGTERM, after which whoever started the ranks does it again.
@@ -188,6 +192,7 @@ Status ServeCommand::run() {
                           .chat_status = loaded->chat_status,
                           .clock = clock,
                           .version = SLUICE_VERSION,
+                          .has_grammars = compiler != nullptr,
                           .report = [&] { return report_of(loop.snapshot(), *loaded, resolved); },
                           .expert_load = [&] { return report_of(loop.expert_load()); }};
   const int64_t max_bytes = int64_t{resolved.max_message_mib} << 20;

@@ -58,7 +58,10 @@ Status check_security(const Options& options) {
 
 Status check_addresses(const Options& options) {
   SLUICE_RETURN_IF_ERROR(check_listenable("grpc", options.grpc));
-  if (options.http != "off") SLUICE_RETURN_IF_ERROR(check_listenable("http", options.http));
+  if (options.http != "off") {
+    SLUICE_RETURN_IF_ERROR(check_listenable("http", options.http));
+    SLUICE_RETURN_IF_ERROR(check_distinct("http", options.http, "grpc", options.grpc));
+  }
   return options.trace_endpoint.empty() ? Status() : parse_host_port("trace.endpoint", options.trace_endpoint).status();
 }
 

@@ -16,7 +16,7 @@ namespace {
 struct TokenCommand {
   std::string name, tenant;
   int32_t priority = 0;
-  int64_t max_concurrent = 0, max_prompt_tokens = 0;
+  int64_t max_concurrent = 0, max_prompt_tokens = 0, tokens_per_minute = 0;
 
   Status run() const;
 };
@@ -31,6 +31,7 @@ Status TokenCommand::run() const {
   if (priority != 0) entry["priority"] = priority;
   if (max_concurrent > 0) entry["max_concurrent"] = max_concurrent;
   if (max_prompt_tokens > 0) entry["max_prompt_tokens"] = max_prompt_tokens;
+  if (tokens_per_minute > 0) entry["tokens_per_minute"] = tokens_per_minute;
   std::printf("%s\n", token.c_str());
   std::fprintf(stderr,
                "the client's token is printed once; the entry for \"tokens\" of the server's auth.tokens file:\n");
@@ -47,6 +48,7 @@ Action add_token(CLI::App& app) {
   app.add_option("--priority", command->priority, "of its requests; lower runs first");
   app.add_option("--max-concurrent", command->max_concurrent, "answers open at once; 0: no limit");
   app.add_option("--max-prompt-tokens", command->max_prompt_tokens, "of all open answers together; 0: no limit");
+  app.add_option("--tokens-per-minute", command->tokens_per_minute, "of prompts and answers; 0: no limit");
   return [command] { return command->run(); };
 }
 

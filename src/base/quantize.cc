@@ -6,31 +6,11 @@
 #include "sluice/check.h"
 #include "sluice/tensor.h"
 
+#include "base/scale_search.h"
+
 namespace sluice {
 
 namespace {
-
-// Scales tried: the largest magnitude over 6.5, 6.75, ..., 8.25. Below 7 the largest weight is clipped; above 8 a code
-// is wasted on one side. On normal weights in groups of 32 the relative error is 0.0865 (plain rounding: 0.0975); 12
-// steps from 6 give 0.0861 for half as much time again.
-constexpr float kFirstDivisor = 6.5f;
-constexpr float kDivisorStep = 0.25f;
-constexpr int32_t kNumDivisors = 8;
-// With a zero point: the range of the weights over 12.5, 13, ..., 15, the number of steps between 16 codes.
-constexpr float kFirstSpan = 12.5f;
-constexpr float kSpanStep = 0.5f;
-constexpr int32_t kNumSpans = 6;
-constexpr int32_t kMaxGroup = 128;
-constexpr int32_t kLanes = 16;  // partial sums, folded in one order: the same bits however wide the machine is
-
-// The search is most of the time of loading a model in 4 bits, so it is compiled for wide registers, too; no operation
-// in it may be fused (the build forbids that), so every version gives the same bits. Sanitizers cannot start with such
-// functions.
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define SLUICE_WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define SLUICE_WIDE
-#endif
 
 // The nearest f16 and then bf16 is a value of both: bf16 has fewer bits behind the point wherever f16 is normal, and
 // below that both steps are powers of two of which the coarser one is kept.
@@ -45,7 +25,7 @@ inline float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
 struct CodeRange {
   float low, high;
 };
-constexpr CodeRange kCodes4{-8, 7};
+constexpr CodeRange kCodes4{kLowCode4, kHighCode4};
 constexpr CodeRange kCodes8{-128, 127};
 
 struct Trial {
@@ -93,9 +73,8 @@ void consider(const float* weights, int32_t count, float scale, float zero, Tria
   if (trial.error < best.error) best = trial;
 }
 
-// With the codes held fixed the best scale is dot / norm; twice is as far as that goes.
 void refine(const float* weights, int32_t count, Trial& best) {
-  for (int32_t round = 0; round < 2; ++round)
+  for (int32_t round = 0; round < kNumRefinements; ++round)
     if (best.norm > 0) consider(weights, count, best.dot / best.norm, best.zero, best);
 }
 
@@ -172,9 +151,11 @@ float exact_scale(const float* weights, int32_t count, const Magnitudes& size, C
   return 0;
 }
 
-// Multiples of a scale that 16 codes reach from some zero point, or scale 0. Zero stays as near to 0 as it can.
+// What 16 codes reach from some zero point.
+constexpr CodeRange kReach{-15, 15};
+
+// Multiples of a scale that they reach, or scale 0. Zero stays as near to 0 as it can.
 GroupGrid exact_grid(const float* weights, int32_t count, const Magnitudes& size) {
-  constexpr CodeRange kReach{-15, 15};
   const float scale = exact_scale(weights, count, size, kReach);
   if (!(scale > 0)) return {};
   const auto [smallest, largest] = std::minmax_element(weights, weights + count);
@@ -197,6 +178,18 @@ GroupGrid choose_grid(WeightFormat format, const float* weights, int32_t count) 
   const float exact = exact_scale(weights, count, size, narrow ? kCodes4 : kCodes8);
   if (exact > 0) return {exact, 0};
   return {narrow ? search_scale(weights, count, size.largest).scale : nearest_scale(size.largest / 127.0f), 0};
+}
+
+SLUICE_WIDE void make_codes(const float* weights, int32_t count, GroupGrid grid, CodeRange range, int8_t* codes) {
+  const float inverse = 1.0f / grid.scale;
+  const auto zero = static_cast<float>(grid.zero);
+  const float low = range.low - zero, high = range.high - zero;
+  for (int32_t i = 0; i < count; ++i) {
+    float steps = weights[i] * inverse;
+    steps = steps < low ? low : steps;
+    steps = steps > high ? high : steps;
+    codes[i] = static_cast<int8_t>(static_cast<int32_t>(round_even(steps) + zero));
+  }
 }
 
 }  // namespace
@@ -233,13 +226,35 @@ GroupGrid quantize_group(WeightFormat format, const float* weights, int32_t coun
     std::fill_n(codes, count, int8_t{0});
     return {};
   }
-  const float inverse = 1.0f / grid.scale;
-  const auto zero = static_cast<float>(grid.zero);
-  const CodeRange range = code_bits(format) == 4 ? kCodes4 : kCodes8;
-  for (int32_t i = 0; i < count; ++i)
-    codes[i] = static_cast<int8_t>(
-        round_even(std::clamp(weights[i] * inverse, range.low - zero, range.high - zero)) + zero);
+  make_codes(weights, count, grid, code_bits(format) == 4 ? kCodes4 : kCodes8, codes);
   return grid;
+}
+
+void quantize_groups(WeightFormat format, const float* weights, int32_t count, int64_t num_groups, int8_t* codes,
+                     GroupGrid* grids) {
+  int64_t group = 0;
+  ScaleSearch search;
+  search.count = count;
+  search.zero_points = has_zero_points(format);
+  // Below this much between the largest and the smallest weight they may be codes already: exact_scale() looks.
+  const float reach = search.zero_points ? kReach.high : -kCodes4.low;
+  for (; code_bits(format) == 4 && group + kLanes <= num_groups; group += kLanes) {
+    search.weights = weights + group * count;
+    search_scales(search);
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float* from = search.weights + lane * count;
+      int8_t* into = codes + (group + lane) * count;
+      GroupGrid& grid = grids[group + lane];
+      grid = {search.scales[lane], static_cast<int32_t>(search.zeros[lane])};
+      if (search.largest[lane] <= reach * search.smallest[lane] || !(grid.scale > 0)) {
+        grid = quantize_group(format, from, count, into);
+      } else {
+        make_codes(from, count, grid, kCodes4, into);
+      }
+    }
+  }
+  for (; group < num_groups; ++group)
+    grids[group] = quantize_group(format, weights + group * count, count, codes + group * count);
 }
 
 SLUICE_WIDE void quantize_row_compensated(WeightFormat format, float* weights, int64_t cols, const float* factor,

@@ -8,7 +8,8 @@ namespace sluice {
 namespace {
 
 constexpr std::array kFormats = {ChatFormat::kDeepSeekV2, ChatFormat::kDeepSeekV3, ChatFormat::kDeepSeekR1,
-                                 ChatFormat::kDeepSeekV31, ChatFormat::kDeepSeekV4};
+                                 ChatFormat::kDeepSeekV31, ChatFormat::kDeepSeekV4, ChatFormat::kQwen3,
+                                 ChatFormat::kChatMl};
 
 std::string known_names() {
   std::string names;
@@ -56,6 +57,8 @@ const std::vector<Features>& features() {
       {ChatFormat::kDeepSeekV31,
        {"'<｜User｜>'", "ns.system_prompt", "'<｜Assistant｜>'", "not thinking", "'<think>'", "'</think>'"},
        {}},
+      {ChatFormat::kQwen3, {"<|im_start|>", "<|im_end|>", "enable_thinking is false", R"(<think>\n\n</think>\n\n)"}, {}},
+      {ChatFormat::kChatMl, {"<|im_start|>", "<|im_end|>", "add_generation_prompt"}, {"think"}},
   };
   return table;
 }
@@ -82,6 +85,10 @@ const char* name(ChatFormat format) {
       return "deepseek-v3.1";
     case ChatFormat::kDeepSeekV4:
       return "deepseek-v4";
+    case ChatFormat::kQwen3:
+      return "qwen3";
+    case ChatFormat::kChatMl:
+      return "chatml";
   }
   return "unknown";
 }

@@ -10,8 +10,22 @@
 //         <｜tool▁calls▁end｜>EOS, results as <｜tool▁output▁begin｜>{text}<｜tool▁output▁end｜>; behind a result the
 //         model goes on without a tag.
 //   V4    BOS {system} <｜User｜>{user} <｜Assistant｜></think>{answer}EOS, nothing between; of an answer only what
-//         follows the first </think>; users in a row are one turn, joined by ⏎⏎; ends as V3.1. (Its published encoder
-//         has a layout for tools, too, whose fixed instructions we do not hold.)
+//         follows the first </think>; users in a row are one turn, joined by ⏎⏎; ends as V3.1. With tools (as public
+//         renderings by the published encoder show them): their list behind the first system text, calls behind the
+//         answer as ⏎⏎<｜DSML｜tool_calls>⏎ (<｜DSML｜invoke name="N">⏎ parameters </｜DSML｜invoke>⏎)...
+//         </｜DSML｜tool_calls>EOS, a parameter as <｜DSML｜parameter name="K"
+//         string="true|false">V</｜DSML｜parameter>⏎, results as <tool_result>{text}</tool_result> in the user's turn;
+//         thoughts of earlier answers stay.
+//   ChatML (Qwen's models without thoughts): for each message <|im_start|>{role}⏎{content}<|im_end|>⏎, no BOS; ends
+//   with
+//         <|im_start|>assistant⏎
+//   Qwen3 as ChatML; of an answer only what follows the last </think>, without the line ends before it; to make it
+//   think
+//         the end is left open, otherwise <think>⏎⏎</think>⏎⏎ closes a thought. (Its template has tools, too.)
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
 #include "chat/chat_format.h"
 
 namespace sluice {
@@ -156,30 +170,140 @@ void write_v31(const std::vector<ChatMessage>& messages, const ChatOptions& opti
   if (after_user) prompt->special(kAssistant).special(options.thinking ? kThink : kEndThink);
 }
 
+// JSON as Python's json.dumps writes it, which is what models were trained on: a space behind commas and colons.
+std::string spaced(const nlohmann::ordered_json& value) {
+  std::string text;
+  if (value.is_object()) {
+    for (const auto& [key, item] : value.items())
+      text += (text.empty() ? "" : ", ") + nlohmann::ordered_json(key).dump() + ": " + spaced(item);
+    return "{" + text + "}";
+  }
+  if (value.is_array()) {
+    for (const nlohmann::ordered_json& item : value) text += (text.empty() ? "" : ", ") + spaced(item);
+    return "[" + text + "]";
+  }
+  return value.dump();
+}
+
+constexpr int kMaxJsonDepth = 64;  // of what is written out by recursion
+
+// Discarded if it is none, or nested too deep.
+nlohmann::ordered_json parsed(const std::string& json) {
+  bool deep = false;
+  const auto look = [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
+    deep |= depth > kMaxJsonDepth;
+    return true;
+  };
+  nlohmann::ordered_json value = nlohmann::ordered_json::parse(json, look, false);
+  return deep ? nlohmann::ordered_json(nlohmann::ordered_json::value_t::discarded) : value;
+}
+
+std::string quoted(const std::string& text) { return nlohmann::ordered_json(text).dump(); }
+
+// The words are the model's training, so they stay as they are.
+void write_markup_tools(const std::vector<ToolDefinition>& tools, Prompt* prompt) {
+  prompt->text(
+      "\n\n## Tools\n\nYou have access to a set of tools to help answer the user's question. You can invoke tools by "
+      "writing a \"<｜DSML｜tool_calls>\" block like the following:\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke "
+      "name=\"$TOOL_NAME\">\n<｜DSML｜parameter name=\"$PARAMETER_NAME\" string=\"true|false\">$PARAMETER_VALUE"
+      "</｜DSML｜parameter>\n...\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"$TOOL_NAME2\">\n...\n</｜DSML｜invoke>\n"
+      "</｜DSML｜tool_calls>\n\nString parameters should be specified as is and set `string=\"true\"`. For all other "
+      "types "
+      "(numbers, booleans, arrays, objects), pass the value in JSON format and set `string=\"false\"`.\n\nIf "
+      "thinking_mode is enabled (triggered by <think>), you MUST output your complete reasoning inside "
+      "<think>...</think> BEFORE any tool calls or final response.\n\nOtherwise, output directly after </think> with "
+      "tool "
+      "calls or final response.\n\n### Available Tool Schemas\n\n");
+  for (const ToolDefinition& tool : tools) {
+    prompt->text("{\"name\": ").text(quoted(tool.name));
+    if (!tool.description.empty()) prompt->text(", \"description\": ").text(quoted(tool.description));
+    prompt->text(", \"parameters\": ").text(tool.parameters).text("}\n");
+  }
+  prompt->text("\nYou MUST strictly follow the above defined tool name and parameter schemas to invoke tool calls.\n");
+}
+
+void write_markup_calls(const std::vector<ToolCall>& calls, Prompt* prompt) {
+  prompt->text("\n\n<｜DSML｜tool_calls>\n");
+  for (const ToolCall& call : calls) {
+    prompt->text("<｜DSML｜invoke name=\"").text(call.name).text("\">\n");
+    const nlohmann::ordered_json arguments = parsed(call.arguments);
+    for (const auto& [key, value] : arguments.items()) {
+      prompt->text("<｜DSML｜parameter name=\"")
+          .text(key)
+          .text(value.is_string() ? "\" string=\"true\">" : "\" string=\"false\">");
+      prompt->text(value.is_string() ? value.get<std::string>() : spaced(value)).text("</｜DSML｜parameter>\n");
+    }
+    prompt->text("</｜DSML｜invoke>\n");
+  }
+  prompt->text("</｜DSML｜tool_calls>");
+}
+
+// "<think>a</think>b" and "a</think>b": a. Nothing where no thought ends.
+std::string_view first_thought(std::string_view answer) {
+  const size_t end = answer.find(kEndThink);
+  if (end == std::string_view::npos) return {};
+  const size_t begin = answer.starts_with(kThink) ? kThink.size() : 0;
+  return begin > end ? std::string_view() : answer.substr(begin, end - begin);
+}
+
 // No template ships with V4; the layout is its published encoder's, whose `chat` and `thinking` modes differ in the
-// last tag alone, because thoughts before the last user message are dropped.
-void write_v4(const std::vector<ChatMessage>& messages, bool thinking, Prompt* prompt) {
+// last tag alone, because thoughts before the last user message are dropped; with tools they stay.
+void write_v4(const std::vector<ChatMessage>& messages, const ChatOptions& options, Prompt* prompt) {
   prompt->special(kBos);
+  bool offered = options.tools.empty();
+  if (!offered && messages.front().role != ChatRole::kSystem) {
+    write_markup_tools(options.tools, prompt);
+    offered = true;
+  }
+  const bool keeps_thoughts = options.thinking && !options.tools.empty();
+  const auto is_users = [](const ChatMessage& message) {
+    return message.role == ChatRole::kUser || message.role == ChatRole::kTool;
+  };
   bool waits = false;  // a user's words have no answer yet
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
-    if (message.role == ChatRole::kUser) {
-      if (i > 0 && messages[i - 1].role == ChatRole::kUser) {
+    if (is_users(message)) {
+      if (i > 0 && is_users(messages[i - 1])) {
         prompt->text("\n\n");
       } else {
         prompt->special(kUser);
       }
-      prompt->text(message.content);
+      const bool is_result = message.role == ChatRole::kTool;
+      prompt->text(is_result ? "<tool_result>" : "").text(message.content).text(is_result ? "</tool_result>" : "");
       waits = true;
     } else if (message.role == ChatRole::kAssistant) {
-      if (waits) prompt->special(kAssistant).special(kEndThink);
-      prompt->text(after_first_thought(message.content)).special(kEos);
+      if (waits) prompt->special(kAssistant);
+      if (waits && keeps_thoughts) prompt->special(kThink).text(first_thought(message.content));
+      if (waits) prompt->special(kEndThink);
+      prompt->text(after_first_thought(message.content));
+      if (!message.tool_calls.empty()) write_markup_calls(message.tool_calls, prompt);
+      prompt->special(kEos);
       waits = false;
     } else {
-      prompt->text(message.content);  // a system's; tools are refused before
+      prompt->text(message.content);
+      if (!std::exchange(offered, true)) write_markup_tools(options.tools, prompt);
     }
   }
-  prompt->special(kAssistant).special(thinking ? kThink : kEndThink);
+  prompt->special(kAssistant).special(options.thinking ? kThink : kEndThink);
+}
+
+std::string_view without_line_ends_before(std::string_view text) {
+  return text.substr(std::min(text.find_first_not_of('\n'), text.size()));
+}
+
+void write_chatml(const std::vector<ChatMessage>& messages, bool qwen3, bool thinking, Prompt* prompt) {
+  constexpr std::string_view kBegin = "<|im_start|>", kEnd = "<|im_end|>";
+  for (const ChatMessage& message : messages) {
+    std::string_view role = "user\n", content = message.content;
+    if (message.role == ChatRole::kSystem) role = "system\n";
+    if (message.role == ChatRole::kAssistant) {
+      role = "assistant\n";
+      if (qwen3) content = without_line_ends_before(after_last_thought(content));
+    }
+    prompt->special(kBegin).text(role).text(content).special(kEnd).text("\n");
+  }
+  prompt->special(kBegin).text("assistant\n");
+  if (qwen3 && !thinking) prompt->special(kThink).text("\n\n").special(kEndThink).text("\n\n");
 }
 
 bool uses_tools(const ChatMessage& message) { return message.role == ChatRole::kTool || !message.tool_calls.empty(); }
@@ -193,6 +317,14 @@ Status check_messages(ChatFormat format, const std::vector<ChatMessage>& message
       if (uses_tools(messages[i]))
         return failed_precondition("messages[{}]: the chat format {} has no layout for tools", i, name(format));
   }
+  if (format == ChatFormat::kDeepSeekV4) {  // takes arguments apart
+    for (size_t i = 0; i < messages.size(); ++i)
+      for (const ToolCall& call : messages[i].tool_calls)
+        if (!parsed(call.arguments).is_object())
+          return invalid_argument(
+              "messages[{}].tool_calls: {}: arguments: expected a JSON object, nested at most {} deep", i, call.name,
+              kMaxJsonDepth);
+  }
   const ChatRole last = messages.back().role;
   if (last == ChatRole::kUser || last == ChatRole::kTool) return {};
   return invalid_argument("messages[{}].role: expected the last message to be the user's, found the {}'s",
@@ -201,7 +333,12 @@ Status check_messages(ChatFormat format, const std::vector<ChatMessage>& message
 
 }  // namespace
 
-bool has_tools(ChatFormat format) { return format == ChatFormat::kDeepSeekV31; }
+bool has_tools(ChatFormat format) { return call_layout(format) != CallLayout::kNone; }
+
+CallLayout call_layout(ChatFormat format) {
+  if (format == ChatFormat::kDeepSeekV31) return CallLayout::kTags;
+  return format == ChatFormat::kDeepSeekV4 ? CallLayout::kMarkup : CallLayout::kNone;
+}
 
 Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vector<ChatMessage>& messages,
                                              const ChatOptions& options) {
@@ -221,7 +358,11 @@ Result<std::vector<PromptPiece>> render_chat(ChatFormat format, const std::vecto
       write_v31(messages, options, &prompt);
       break;
     case ChatFormat::kDeepSeekV4:
-      write_v4(messages, options.thinking, &prompt);
+      write_v4(messages, options, &prompt);
+      break;
+    case ChatFormat::kQwen3:
+    case ChatFormat::kChatMl:
+      write_chatml(messages, format == ChatFormat::kQwen3, options.thinking, &prompt);
       break;
   }
   return prompt.take();

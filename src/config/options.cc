@@ -92,7 +92,8 @@ std::vector<OptionSpec> make_table() {
       text("name", "the model's name for clients; empty takes the directory's", &Options::name),
       weights_option(),
       text("device",
-           "auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or cuda:INDEX",
+           "auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or "
+           "cuda:INDEX",
            &Options::device),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
@@ -110,14 +111,15 @@ std::vector<OptionSpec> make_table() {
              &Options::parallel_experts, {"sliced", "whole"}),
       number("parallel.timeout", "seconds after which a rank that does not answer counts as lost",
              &Options::parallel_timeout, 0.1, 3600.0),
-      number("parallel.start_timeout", "seconds until all ranks must have loaded", &Options::parallel_start_timeout, 0.1,
-             86400.0),
+      number("parallel.start_timeout", "seconds until all ranks must have loaded", &Options::parallel_start_timeout,
+             0.1, 86400.0),
       text("parallel.address", "address at which other ranks reach this one; empty takes the one that leads to rank 0",
            &Options::parallel_address),
-      choice("attention",
-             "full, or block_global: beyond block_global.pages a token attends to the pages (64 positions) that seem to "
-             "matter most to it; cheap in long contexts, not exact",
-             &Options::attention, {"full", "block_global"}),
+      choice(
+          "attention",
+          "full, or block_global: beyond block_global.pages a token attends to the pages (64 positions) that seem to "
+          "matter most to it; cheap in long contexts, not exact",
+          &Options::attention, {"full", "block_global"}),
       number("block_global.pages", "pages that a token attends to; tokens with no more before them attend to all",
              &Options::block_global_pages, 2, 1 << 16),
       number("block_global.sink_pages", "of these, the first of the sequence", &Options::block_global_sink_pages, 0,
@@ -128,9 +130,10 @@ std::vector<OptionSpec> make_table() {
              &Options::block_global_full_every, 0, 1024),
       choice(
           "cache.dtype",
-          "type of cached latents and of attention's operands: bf16 (half the memory, twice the speed), f32, or auto "
-          "(f32 where the weights are, else bf16)",
-          &Options::cache_dtype, {"auto", "bf16", "f32"}),
+          "type of cached latents and of attention's operands: f32, bf16 (half the memory, twice the speed), int8 (half "
+          "again, not exact: codes and scales; deepseek_v2 and deepseek_v3 on the CPU), or auto (f32 where the weights "
+          "are, else bf16)",
+          &Options::cache_dtype, {"auto", "bf16", "f32", "int8"}),
       number<int64_t>("cache.memory_mib",
                       "memory for cached pages in MiB; 0 takes a quarter of the free memory, at most 4096",
                       &Options::cache_memory_mib, 0, int64_t{1} << 32),
@@ -162,6 +165,9 @@ std::vector<OptionSpec> make_table() {
                       1 << 24),
       number<int64_t>("queue.tokens", "prompt tokens that may wait; more are refused at once", &Options::queue_tokens,
                       1, int64_t{1} << 40),
+      number<int64_t>("grammar.cache_mib",
+                      "memory for grammars of JSON schemas and other forms that clients asked for lately, in MiB",
+                      &Options::grammar_cache_mib, 1, 1 << 20),
       number("max_message_mib", "largest gRPC message or HTTP body in MiB", &Options::max_message_mib, 1, 2047),
       number("drain_seconds", "grace period for running answers after SIGTERM", &Options::drain_seconds, 0.0, 86400.0),
       choice("log_level", "trace, debug, info, warn, error or off", &Options::log_level,

@@ -40,7 +40,7 @@ struct Options {
   int32_t block_global_window_pages = 2; // the last of them
   int32_t block_global_full_every = 0;   // layers 0, k, 2k, ... stay full; 0: none
   // cache
-  std::string cache_dtype = "auto";  // "auto", "bf16" or "f32"
+  std::string cache_dtype = "auto";  // "auto", "bf16", "f32" or "int8"
   int64_t cache_memory_mib = 0;     // 0: a quarter of the free memory, at most 4096
   bool cache_enabled = true;
   bool cache_reuse_generated = true;
@@ -59,6 +59,7 @@ struct Options {
   bool insecure = false;                         // lets a front door be reachable from elsewhere without TLS and tokens
   int64_t queue_requests = 1024;
   int64_t queue_tokens = 4'000'000;
+  int64_t grammar_cache_mib = 256;
   int32_t max_message_mib = 16;
   double drain_seconds = 30;  // read again while the server runs, as are queue_*, log_level and the files named above
   std::string log_level = "info";

@@ -31,12 +31,32 @@ uint64_t hash_logits(uint64_t hash, std::span<const float> logits) {
   return hash;
 }
 
+namespace {
+
+// What the work's constraint allows; false if that is nothing. Below min_tokens the end of a complete form is its only
+// continuation: then `masked` gives way.
+bool find_allowed(const SequenceWork& work, size_t vocab, std::vector<uint32_t>& words,
+                  std::span<const TokenId>& masked) {
+  words.resize((vocab + 31) / 32);
+  if (!work.constraint->allowed(words)) return false;
+  if (masked.empty()) return true;
+  std::vector<uint32_t> rest = words;
+  for (const TokenId token : masked) rest[static_cast<size_t>(token) / 32] &= ~(1u << (token % 32));
+  if (std::ranges::all_of(rest, [](uint32_t word) { return word == 0; })) masked = {};
+  return true;
+}
+
+}  // namespace
+
 void answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float> logits, WorkResult& result) {
   if (row.prompt_index >= 0) {
     const TokenId next = work.all_tokens[static_cast<size_t>(work.begin + row.prompt_index + 1)];
     result.prompt_logprobs.push_back(log_probabilities(logits, next, work.num_prompt_logprobs));
     return;
   }
+  std::span<const TokenId> masked = work.masks_stop ? work.stop_ids : std::span<const TokenId>();
+  std::vector<uint32_t> allowed;
+  if (work.constraint && !find_allowed(work, logits.size(), allowed, masked)) return;
   // Logprobs are of the model's own distribution, so they come from the logits as they are before sample() changes
   // them.
   std::vector<float> raw;
@@ -46,7 +66,8 @@ void answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float>
                                         .seed = work.seed,
                                         .prompt = work.all_tokens.first(prompt_size),
                                         .generated = work.all_tokens.subspan(prompt_size),
-                                        .masked = work.masks_stop ? work.stop_ids : std::span<const TokenId>()});
+                                        .masked = masked,
+                                        .allowed = allowed});
   result.token = token;
   if (work.num_logprobs < 0) return;
   std::vector<TokenLogprob> logprobs = log_probabilities(raw, token, work.num_logprobs);

@@ -25,7 +25,8 @@ std::vector<LogitsRow> wanted_logits(const StepPlan& plan, const BatchBuilder& b
 constexpr uint64_t kLogitsHashSeed = 0xcbf29ce484222325;
 uint64_t hash_logits(uint64_t hash, std::span<const float> logits);
 
-// Turns one row of logits [vocab], which it may change, into its part of the result.
+// Turns one row of logits [vocab], which it may change, into its part of the result. No token where the work's
+// constraint allows none.
 void answer_row(const SequenceWork& work, const LogitsRow& row, std::span<float> logits, WorkResult& result);
 
 }  // namespace sluice

@@ -103,7 +103,7 @@ bool Executor::needs_all_logits(const SequenceWork& work, const LogitsRow& row) 
   const SamplingParams& params = *work.sampling;
   return hashing_ || work.num_logprobs >= 0 || params.temperature != 0 || !params.logit_bias.empty() ||
          params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0 ||
-         (work.masks_stop && !work.stop_ids.empty());
+         (work.masks_stop && !work.stop_ids.empty()) || work.constraint;
 }
 
 Status Executor::answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result) {

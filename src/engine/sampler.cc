@@ -47,6 +47,11 @@ void apply_penalties(std::span<float> logits, const SamplingInput& input) {
   }
 }
 
+void keep_allowed(std::span<float> logits, std::span<const uint32_t> allowed) {
+  for (size_t token = 0; token < logits.size(); ++token)
+    if ((allowed[token / 32] >> (token % 32) & 1) == 0) logits[token] = -std::numeric_limits<float>::infinity();
+}
+
 TokenId largest(std::span<const float> logits) {
   return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
@@ -106,6 +111,7 @@ double uniform_draw(uint64_t seed, uint64_t position) {
 TokenId sample(std::span<float> logits, const SamplingInput& input) {
   const SamplingParams& params = *input.params;
   apply_penalties(logits, input);
+  if (!input.allowed.empty()) keep_allowed(logits, input.allowed);
   for (TokenId token : input.masked) logits[static_cast<size_t>(token)] = -std::numeric_limits<float>::infinity();
   if (params.temperature == 0) return largest(logits);
 

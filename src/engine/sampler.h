@@ -21,6 +21,7 @@ struct SamplingInput {
   std::span<const TokenId> prompt;     // for repetition_penalty
   std::span<const TokenId> generated;  // for all penalties
   std::span<const TokenId> masked;     // must not be drawn (stop ids below min_tokens)
+  std::span<const uint32_t> allowed;   // bit t % 32 of word t / 32: token t may be drawn; empty: all may
 };
 
 // Draws the token for position prompt.size() + generated.size(). `logits` [vocab] is scratch: modified in place.

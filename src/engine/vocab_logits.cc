@@ -20,7 +20,7 @@ Slice VocabLogits::slice_of_rank(int rank) const {
 }
 
 std::span<float> VocabLogits::row(size_t i) {
-  std::vector<float>& rows = model_.partition().num_ranks == 1 ? own_ : all_;
+  Activations<float>& rows = model_.partition().num_ranks == 1 ? own_ : all_;
   const auto vocab = static_cast<size_t>(model_.config().vocab_size);
   return std::span(rows).subspan(i * vocab, vocab);
 }

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/activations.h"
 #include "model/deepseek.h"
 
 namespace sluice {
@@ -17,6 +18,11 @@ class VocabLogits {
   static constexpr size_t kRows = 32;
 
   explicit VocabLogits(DeepSeekModel& model);
+
+  // What one of these takes.
+  static int64_t bytes(const DeepSeekModel& model) {
+    return static_cast<int64_t>(kRows) * 4 * (model.config().hidden_size + model.partition().vocab.size());
+  }
 
   // All ranks, with the same rows (at most kRows) in the same order: hidden states, and which rows are wanted whole.
   Status compute(std::span<const float* const> hidden, std::span<const uint8_t> whole, OpContext& context);
@@ -39,9 +45,9 @@ class VocabLogits {
   void unpack(size_t rows, std::span<const uint8_t> whole);
 
   DeepSeekModel& model_;
-  std::vector<float> hidden_;        // [kRows, hidden_size]
-  std::vector<float> own_;           // [kRows, own vocab]; of one rank that is the whole
-  std::vector<float> all_;           // [kRows, vocab], rank 0 among several
+  Activations<float> hidden_;        // [kRows, hidden_size]
+  Activations<float> own_;           // [kRows, own vocab]; of one rank that is the whole
+  Activations<float> all_;           // [kRows, vocab], rank 0 among several
   std::vector<TokenId> largest_;     // [kRows]
   std::vector<std::byte> sent_;      // a rank's part of all rows, as wide as the widest rank's
   std::vector<std::byte> gathered_;  // [ranks] of these, on rank 0

@@ -36,7 +36,7 @@ class WeightBytes {
 
 Status GpuModel::check_supported(const ModelConfig& c) {
   if (c.block_global) return failed_precondition("attention: block_global is not supported on device cuda");
-  if (c.hybrid || c.index_topk > 0)
+  if (c.hybrid || c.grouped || c.index_topk > 0)
     return failed_precondition("config.json: model_type: {} is not supported on device cuda; expected deepseek_v2 or"
                                " deepseek_v3", c.model_type);
   const auto latent = std::pair(c.kv_lora_rank, c.qk_rope_head_dim);

@@ -36,16 +36,12 @@ void pack_bf16_strip(const CudaMatrixShape& shape, int64_t row, const float* sou
 void pack_int4_strip(const CudaMatrixShape& shape, int64_t row, const float* source, std::byte* packed) {
   std::vector<int8_t> codes(static_cast<size_t>(kStrip * shape.k), 0);
   auto* scales = reinterpret_cast<uint16_t*>(packed + shape.codes_bytes());  // [k / group, n] f16
+  std::vector<GroupGrid> grids(static_cast<size_t>(shape.k / shape.group));  // those behind x_cols stay empty: padding
   for (int64_t i = 0; i < kStrip; ++i) {
-    for (int64_t group = 0; group < shape.k / shape.group; ++group) {
-      const int64_t begin = group * shape.group;
-      uint16_t& scale = scales[group * shape.n + row + i];
-      scale = 0;
-      if (begin >= shape.x_cols) continue;  // padding
-      const GroupGrid grid = quantize_group(shape.format, source + i * shape.x_cols + begin, shape.group,
-                                            codes.data() + i * shape.k + begin);
-      scale = f32_to_f16(grid.scale);
-    }
+    quantize_groups(shape.format, source + i * shape.x_cols, shape.group, shape.x_cols / shape.group,
+                    codes.data() + i * shape.k, grids.data());
+    for (size_t group = 0; group < grids.size(); ++group)
+      scales[static_cast<int64_t>(group) * shape.n + row + i] = f32_to_f16(grids[group].scale);
   }
   cuda::shuffle_int4(codes.data(), kStrip, shape.k, reinterpret_cast<uint32_t*>(packed + row * shape.k / 2));
 }

@@ -43,50 +43,76 @@ BlockAttention::Workspace::Workspace(const ModelConfig& config, int64_t max_rows
 }
 
 LatentCache BlockAttention::means_of(const KvPages& kv) const {
-  return {
-      .base = kv.base + kv.layout->offset_of(kMeansGroup, slot_), .page_stride = kv.bytes_per_page, .dtype = kv.dtype};
+  const size_t group = config_.grouped ? kKeyMeansGroup : kMeansGroup;
+  return {.base = kv.base + kv.layout->offset_of(group, slot_), .page_stride = kv.bytes_per_page, .dtype = kv.dtype};
 }
 
 void BlockAttention::write_means(const StepBatch& batch, std::span<const SequenceSpan> spans,
-                                 const LatentCache& latents, const Backend& backend, OpContext& context) const {
-  backend.block_means(
-      {.sequences = spans, .cache = latents, .means = means_of(batch.kv), .width = config_.latent_dim()}, context);
+                                 const LatentCache& entries, const Backend& backend, OpContext& context) const {
+  const int32_t width = config_.grouped ? config_.grouped->width() : config_.latent_dim();
+  backend.block_means({.sequences = spans, .cache = entries, .means = means_of(batch.kv), .width = width}, context);
 }
 
 void BlockAttention::forward(const StepBatch& batch, std::span<const SequenceSpan> spans,
                              const LatentAttentionArgs& attention, Workspace& work, const Backend& backend,
                              OpContext& context) const {
-  for_each_block(spans, kBlockRows, work.block, [&] { attend_block(batch, attention, work, backend, context); });
+  for_each_block(spans, kBlockRows, work.block, [&] {
+    work.head_rows.assign(work.block, config_.num_attention_heads);
+    // The attention kernel absorbs once more: 2 % of a decode step, and less than what handing the product over would
+    // tie together.
+    backend.grouped_matmul({.x = attention.q,
+                            .row_ids = work.head_rows.row_ids.data(),
+                            .x_stride = config_.qk_head_dim(),
+                            .offsets = work.head_rows.offsets,
+                            .weights = attention.k_up_t,
+                            .y = work.absorbed.data(),
+                            .y_stride = config_.kv_lora_rank},
+                           context);
+    choose(batch,
+           {.q = attention.q,
+            .absorbed = work.absorbed.data(),
+            .sequences = {},
+            .means = {},
+            .nope_dim = config_.qk_nope_head_dim,
+            .rope_dim = config_.qk_rope_head_dim,
+            .kv_lora_rank = config_.kv_lora_rank,
+            .scale = attention.scale},
+           work, backend, context);
+    LatentAttentionArgs chosen = attention;
+    chosen.sequences = work.short_;
+    backend.latent_attention_absorbed(chosen, context);
+  });
 }
 
-void BlockAttention::attend_block(const StepBatch& batch, LatentAttentionArgs attention, Workspace& work,
-                                  const Backend& backend, OpContext& context) const {
+void BlockAttention::forward(const StepBatch& batch, std::span<const SequenceSpan> spans,
+                             const GroupedAttentionArgs& attention, Workspace& work, const Backend& backend,
+                             OpContext& context) const {
+  for_each_block(spans, kBlockRows, work.block, [&] {
+    choose(batch,
+           {.q = attention.q,
+            .sequences = {},
+            .means = {},
+            .rope_dim = attention.head_dim,
+            .groups = attention.kv_heads,
+            .scale = attention.scale},
+           work, backend, context);
+    GroupedAttentionArgs chosen = attention;
+    chosen.sequences = work.short_;
+    backend.grouped_attention_generated(chosen, context);
+  });
+}
+
+void BlockAttention::choose(const StepBatch& batch, BlockSelectArgs query, Workspace& work, const Backend& backend,
+                            OpContext& context) const {
   const int32_t num_pages = options_.pages;
-  work.head_rows.assign(work.block, config_.num_attention_heads);
-  // The attention kernel absorbs once more: 2 % of a decode step, and less than what handing the product over would
-  // tie together.
-  backend.grouped_matmul({.x = attention.q,
-                          .row_ids = work.head_rows.row_ids.data(),
-                          .x_stride = config_.qk_head_dim(),
-                          .offsets = work.head_rows.offsets,
-                          .weights = attention.k_up_t,
-                          .y = work.absorbed.data(),
-                          .y_stride = config_.kv_lora_rank},
-                         context);
-  backend.block_select({.q = attention.q,
-                        .absorbed = work.absorbed.data(),
-                        .sequences = work.block,
-                        .means = means_of(batch.kv),
-                        .heads = config_.num_attention_heads,
-                        .nope_dim = config_.qk_nope_head_dim,
-                        .rope_dim = config_.qk_rope_head_dim,
-                        .kv_lora_rank = config_.kv_lora_rank,
-                        .num_pages = num_pages,
-                        .sink_pages = options_.sink_pages,
-                        .window_pages = options_.window_pages,
-                        .scale = attention.scale,
-                        .pages = work.chosen.data()},
-                       context);
+  query.sequences = work.block;
+  query.means = means_of(batch.kv);
+  query.heads = config_.num_attention_heads;
+  query.num_pages = num_pages;
+  query.sink_pages = options_.sink_pages;
+  query.window_pages = options_.window_pages;
+  query.pages = work.chosen.data();
+  backend.block_select(query, context);
   if (batch.observer && batch.observer->selected)
     batch.observer->selected(layer_, work.block, num_pages, work.chosen.data());
   work.short_.clear();
@@ -98,8 +124,6 @@ void BlockAttention::attend_block(const StepBatch& batch, LatentAttentionArgs at
       work.short_.push_back({span.row_begin + t - span.position_begin, position, position + 1, &work.pages[at]});
     }
   }
-  attention.sequences = work.short_;
-  backend.latent_attention_absorbed(attention, context);
 }
 
 }  // namespace sluice

@@ -9,7 +9,8 @@
 // A row in page o sees o + 1 pages: up to num_pages of them are all chosen, and such rows are ordinary attention, bit
 // for bit. The rest goes through here, in the absorbed form whatever their role. Which kernel serves a row follows from
 // its position alone, and the chosen pages are handed to the absorbed kernel as if they were a short sequence: its keys
-// carry their rotation, so that it needs no positions.
+// carry their rotation, so that it needs no positions. Grouped-query attention goes the same way, its keys in the place
+// of latents and its form for generated tokens in that of the absorbed one.
 //
 // How to choose was decided by the share of full attention's probability that lies on the chosen pages: the bundled
 // model reading stories, contexts of 2,048, 8 of 32 pages, mean of all rows with a choice, heads and layers.
@@ -26,6 +27,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/config.h"
 #include "model/row_spans.h"
 
@@ -44,25 +46,28 @@ class BlockAttention {
     Workspace(const ModelConfig& config, int64_t max_rows);
     std::vector<SequenceSpan> block;   // rows that go through the kernels together
     HeadRows head_rows;                // of the block
-    std::vector<float> absorbed;       // [heads, block, kv_lora_rank]
-    std::vector<int32_t> chosen;       // [block, num_pages] places in the sequence's page table
-    std::vector<PageId> pages;         // [block, num_pages]
+    Activations<float> absorbed;       // [heads, block, kv_lora_rank]
+    Activations<int32_t> chosen;       // [block, num_pages] places in the sequence's page table
+    Activations<PageId> pages;         // [block, num_pages]
     std::vector<SequenceSpan> short_;  // [block] each row's chosen pages as a sequence of their own
   };
 
-  // Means of the pages that the spans' rows fill; the rows' latents are written before.
-  void write_means(const StepBatch& batch, std::span<const SequenceSpan> spans, const LatentCache& latents,
+  // Means of the pages that the spans' rows fill; the rows' latents, or keys, are written before.
+  void write_means(const StepBatch& batch, std::span<const SequenceSpan> spans, const LatentCache& entries,
                    const Backend& backend, OpContext& context) const;
 
   // Attention of the rows of `spans`, all of them at or beyond num_pages * kPageTokens. `attention` is as for the
-  // absorbed kernel, but for its sequences.
+  // absorbed kernel, or that of generated tokens, but for its sequences.
   void forward(const StepBatch& batch, std::span<const SequenceSpan> spans, const LatentAttentionArgs& attention,
+               Workspace& work, const Backend& backend, OpContext& context) const;
+  void forward(const StepBatch& batch, std::span<const SequenceSpan> spans, const GroupedAttentionArgs& attention,
                Workspace& work, const Backend& backend, OpContext& context) const;
 
  private:
   LatentCache means_of(const KvPages& kv) const;
-  void attend_block(const StepBatch& batch, LatentAttentionArgs attention, Workspace& work, const Backend& backend,
-                    OpContext& context) const;
+  // Rows of work.block -> work.short_. `query` says what a row's queries are; the rest of it is filled in here.
+  void choose(const StepBatch& batch, BlockSelectArgs query, Workspace& work, const Backend& backend,
+              OpContext& context) const;
 
   const ModelConfig& config_;
   const BlockGlobalConfig options_;

@@ -21,7 +21,7 @@ CompressedCache BlockCompressor::cache_of(const KvPages& kv) const {
 }
 
 void BlockCompressor::write(const KvPages& kv, std::span<const SequenceSpan> spans, int64_t rows, const float* normed,
-                            const float* cos_sin, std::vector<float>& projected, const Backend& backend,
+                            const float* cos_sin, Activations<float>& projected, const Backend& backend,
                             OpContext& context) const {
   backend.matmul({.x = normed,
                   .rows = rows,

@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
 
@@ -26,7 +27,7 @@ class BlockCompressor {
   // Enters the rows of `spans`; `projected` [rows, 2, series, dim] is scratch, cos_sin [rows, rope] the angles of the
   // first position of each row's block.
   void write(const KvPages& kv, std::span<const SequenceSpan> spans, int64_t rows, const float* normed,
-             const float* cos_sin, std::vector<float>& projected, const Backend& backend, OpContext& context) const;
+             const float* cos_sin, Activations<float>& projected, const Backend& backend, OpContext& context) const;
 
   CompressedCache cache_of(const KvPages& kv) const;
   static int64_t projected_width(int32_t ratio, int32_t dim) { return int64_t{2} * series_of(ratio) * dim; }

@@ -3,6 +3,7 @@
 // indexer weights.
 #pragma once
 
+#include "base/activations.h"
 #include "model/block_compressor.h"
 
 namespace sluice {
@@ -13,9 +14,9 @@ class BlockIndexer {
 
   struct Workspace {
     Workspace(const ModelConfig& config, int64_t max_rows);
-    std::vector<float> projected;  // [rows, 2, 2, index_head_dim] of the compressor
-    std::vector<float> query;      // [rows, heads, index_head_dim]
-    std::vector<float> weights;    // [rows, heads]
+    Activations<float> projected;  // [rows, 2, 2, index_head_dim] of the compressor
+    Activations<float> query;      // [rows, heads, index_head_dim]
+    Activations<float> weights;    // [rows, heads]
   };
 
   const BlockCompressor& keys() const { return keys_; }

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "sluice/latent_codes.h"
 #include "sluice/ops.h"
 
 namespace sluice {
@@ -44,13 +45,33 @@ KvLayout hybrid_layout(const ModelConfig& config, DType dtype) {
 
 }  // namespace
 
+Status check_cache_dtype(const ModelConfig& config, DType dtype) {
+  if (dtype != DType::kI8) return {};
+  if (config.block_global)
+    return failed_precondition("cache.dtype: int8 expects attention full, found block_global, whose means are bf16");
+  if (config.hybrid || config.grouped || config.index_topk > 0)
+    return failed_precondition(
+        "cache.dtype: int8 holds the latents of deepseek_v2 and deepseek_v3 (config.json: model_type), found {}; take"
+        " bf16",
+        config.model_type);
+  return {};
+}
+
 KvLayout cache_layout(const ModelConfig& config, DType dtype) {
   if (config.hybrid) return hybrid_layout(config, dtype);
   std::vector<int32_t> layers(static_cast<size_t>(config.num_hidden_layers));
   std::iota(layers.begin(), layers.end(), 0);
+  const int64_t width = config.grouped ? config.grouped->width() : config.latent_dim();  // of what means are taken of
   KvLayout layout;
-  layout.groups.push_back(
-      {.name = "latent", .layers = layers, .bytes_per_entry = config.latent_dim() * size_of(dtype)});
+  if (config.grouped) {
+    for (const char* name : {"keys", "values"})
+      layout.groups.push_back({.name = name, .layers = layers, .bytes_per_entry = width * size_of(dtype)});
+  } else {
+    const LatentCodes codes{config.kv_lora_rank, config.qk_rope_head_dim};
+    layout.groups.push_back({.name = "latent",
+                             .layers = layers,
+                             .bytes_per_entry = dtype == DType::kI8 ? codes.entry_bytes() : width * size_of(dtype)});
+  }
   if (config.index_topk > 0)
     layout.groups.push_back(
         {.name = "index", .layers = layers, .bytes_per_entry = config.index_head_dim * size_of(dtype)});
@@ -58,7 +79,7 @@ KvLayout cache_layout(const ModelConfig& config, DType dtype) {
     std::erase_if(layers, [&](int32_t layer) { return config.block_global->is_full(layer); });
     layout.groups.push_back({.name = "means",
                              .layers = layers,
-                             .bytes_per_entry = config.latent_dim() * size_of(dtype),
+                             .bytes_per_entry = width * size_of(dtype),
                              .tokens_per_entry = kPageTokens});
   }
   return layout;

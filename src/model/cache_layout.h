@@ -3,6 +3,7 @@
 #pragma once
 
 #include "sluice/kv_layout.h"
+#include "sluice/status.h"
 #include "sluice/tensor.h"
 
 #include "model/config.h"
@@ -13,6 +14,11 @@ namespace sluice {
 constexpr size_t kLatentGroup = 0;  // every layer: latent_dim() values a position
 constexpr size_t kIndexGroup = 1;   // V3.2 only, every layer: index_head_dim values a position
 constexpr size_t kMeansGroup = 1;   // with block attention, its layers: latent_dim() values a page
+
+// Of Qwen3-MoE; entries hold the kv_heads vectors of a position side by side.
+constexpr size_t kKeysGroup = 0;      // every layer: a position's keys
+constexpr size_t kValuesGroup = 1;    // every layer: its values
+constexpr size_t kKeyMeansGroup = 2;  // with block attention, its layers: the mean of a page's keys
 
 // Of V4. All that a page's positions leave behind lies in their page, what the next position needs of a block that is
 // not complete included, so a full page can be reused, moved and read again like any other; only a page that is not
@@ -26,6 +32,10 @@ constexpr size_t kSelectedStateGroup = 4;  // the compressors' states (CompressA
 constexpr size_t kBlockKeyStateGroup = 5;
 constexpr size_t kGlobalStateGroup = 6;
 
+// Whether the model's entries have the form of `dtype`: int8 (DType::kI8, sluice/latent_codes.h) is that of latents alone.
+Status check_cache_dtype(const ModelConfig& config, DType dtype);
+
+// Of a dtype that check_cache_dtype accepts.
 KvLayout cache_layout(const ModelConfig& config, DType dtype);
 
 }  // namespace sluice

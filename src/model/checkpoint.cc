@@ -179,7 +179,7 @@ Checkpoint Checkpoint::random(uint64_t seed, const ModelConfig& config) {
   impl->seed = seed;
   impl->num_experts = config.n_routed_experts;
   for (TensorSpec& spec : required_tensors(config))
-    impl->entries[std::move(spec.name)].view = {nullptr, DType::kF32, spec.shape};
+    impl->entries[std::move(spec.name)].view = {nullptr, spec.shape.rank == 1 ? DType::kF32 : DType::kBF16, spec.shape};
   return Checkpoint(std::move(impl));
 }
 

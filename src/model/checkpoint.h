@@ -40,7 +40,8 @@ class Checkpoint {
   static Result<Checkpoint> open(const std::string& directory, const ModelConfig& config);
 
   // Every tensor that the architecture asks for exists, with values ~ N(0, 0.02) (norm weights: 1 + that) that are a
-  // pure function of (seed, tensor name, element index); no order of reading changes them.
+  // pure function of (seed, tensor name, element index); no order of reading changes them. They count as BF16, vectors
+  // as F32: what a checkpoint keeps wide takes as much memory as that of a real one.
   static Checkpoint random(uint64_t seed, const ModelConfig& config);
 
   Checkpoint(Checkpoint&&) noexcept;
@@ -78,7 +79,7 @@ class Checkpoint {
   // are routed experts, all different within a row. Precondition: expect() said ok.
   std::vector<int32_t> read_ids(const std::string& name) const;
 
-  // DType on disk, for `inspect`; F32 for random weights, F16 (that of their scales) for codes.
+  // DType on disk, for `inspect`; F16 (that of their scales) for codes.
   DType dtype(const std::string& name) const;
   // All tensor names (files only).
   std::vector<std::string> names() const;

@@ -3,6 +3,7 @@
 #include <array>
 #include <span>
 
+#include "model/config_qwen3.h"
 #include "model/config_ranges.h"
 #include "model/config_v4.h"
 #include "model/quantization_config.h"
@@ -22,7 +23,8 @@ struct ArchitectureName {
 constexpr std::array kArchitectures = {ArchitectureName{"deepseek_v2", Architecture::kDeepSeekV2},
                                        ArchitectureName{"deepseek_v3", Architecture::kDeepSeekV3},
                                        ArchitectureName{"deepseek_v32", Architecture::kDeepSeekV32},
-                                       ArchitectureName{"deepseek_v4", Architecture::kDeepSeekV4}};
+                                       ArchitectureName{"deepseek_v4", Architecture::kDeepSeekV4},
+                                       ArchitectureName{"qwen3_moe", Architecture::kQwen3Moe}};
 
 // One value of a text field and what it stands for.
 template <typename Enum>
@@ -228,6 +230,8 @@ Result<ModelConfig> ModelConfig::parse(std::string_view json, const std::string&
   read_sizes(fields, config);
   if (config.architecture == Architecture::kDeepSeekV4) {
     read_v4(fields, config);
+  } else if (config.architecture == Architecture::kQwen3Moe) {
+    read_qwen3_moe(fields, config);
   } else {
     read_attention(fields, config);
     read_indexer(fields, config);

@@ -1,9 +1,10 @@
 // A model's config.json, parsed and validated: the fields that the mathematics needs, named as Hugging Face names them.
 // Owns no weights, refuses what the forward pass cannot compute. Supported: model_type deepseek_v2 (V2, V2-Lite),
-// deepseek_v3 (V3, R1, V3.1), deepseek_v32 (V3.2); deepseek_v4 is read and inspected, not yet run. Called once at start;
-// afterwards plain data that every thread may read.
+// deepseek_v3 (V3, R1, V3.1), deepseek_v32 (V3.2), deepseek_v4, qwen3_moe. Called once at start; afterwards plain data
+// that every thread may read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -19,7 +20,7 @@
 
 namespace sluice {
 
-enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekV32, kDeepSeekV4 };
+enum class Architecture : uint8_t { kDeepSeekV2, kDeepSeekV3, kDeepSeekV32, kDeepSeekV4, kQwen3Moe };
 
 enum class TopkMethod : uint8_t {
   kGreedy,              // top-k of all experts
@@ -61,6 +62,15 @@ struct HybridConfig {
   bool fp4_experts = false;       // routed experts are packed FP4 on disk, one scale for each 32 inputs
 };
 
+// What Qwen3-MoE has instead of latent attention: keys and values of a few heads, each shared by a group of query heads
+// (GQA, arXiv:2305.13245).
+struct GroupedConfig {
+  int32_t kv_heads = 0;  // a divisor of num_attention_heads
+  int32_t head_dim = 0;  // of queries, keys and values; all of a query's and a key's dims are rotated, as halves
+
+  int32_t width() const { return kv_heads * head_dim; }  // of a position's keys; as much again of its values
+};
+
 // Block attention instead of full attention, where the operator asks for it (`attention: block_global`). Not a field of
 // config.json: no model here was trained for it. In pages (kPageTokens positions).
 struct BlockGlobalConfig {
@@ -100,7 +110,8 @@ struct ModelConfig {
   int32_t index_head_dim = 0;  // the first qk_rope_head_dim of them are rotated
   int32_t index_topk = 0;      // positions a token attends to at most; 0: all of them, no indexer
 
-  std::optional<HybridConfig> hybrid;  // V4
+  std::optional<HybridConfig> hybrid;    // V4
+  std::optional<GroupedConfig> grouped;  // Qwen3-MoE; its fields of latent attention are zeros but for the head's dims
   std::optional<BlockGlobalConfig> block_global;  // the operator's; parse() leaves it empty
 
   // Mixture of experts.
@@ -110,6 +121,7 @@ struct ModelConfig {
   int32_t moe_intermediate_size = 0;
   int32_t first_k_dense_replace = 0;
   int32_t moe_layer_freq = 1;
+  std::vector<int32_t> dense_layers;  // further ones, by number, ascending (Qwen3-MoE)
   int32_t n_group = 1;
   int32_t topk_group = 1;
   TopkMethod topk_method = TopkMethod::kGreedy;
@@ -131,7 +143,8 @@ struct ModelConfig {
   int32_t qk_head_dim() const { return qk_nope_head_dim + qk_rope_head_dim; }
   int32_t latent_dim() const { return kv_lora_rank + qk_rope_head_dim; }  // values cached per token and layer
   bool is_moe_layer(int32_t layer) const {
-    return n_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0;
+    return n_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0 &&
+           !std::binary_search(dense_layers.begin(), dense_layers.end(), layer);
   }
 
   // INVALID_ARGUMENT for a malformed, missing, out-of-range or inconsistent field, FAILED_PRECONDITION for what the

@@ -15,6 +15,7 @@ Status DeepSeekModel::check_supported(const ModelConfig& config, const Backend& 
                                backend.name);
   if (config.block_global && backend.block_select == nullptr)
     return failed_precondition("attention: block_global is not supported on device {}", backend.name);
+  if (config.grouped) return GroupedAttention::check_supported(config, backend);
   // What the kernels ask of the shapes beyond what the config's own rules say.
   if (config.kv_lora_rank % 16 != 0)
     return failed_precondition("config.json: kv_lora_rank: expected a multiple of 16, found {}", config.kv_lora_rank);
@@ -25,6 +26,7 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
                                                            const Backend& backend, OpContext& context,
                                                            const ModelLoadOptions& options) {
   SLUICE_RETURN_IF_ERROR(check_supported(config, backend));
+  SLUICE_RETURN_IF_ERROR(check_cache_dtype(config, options.cache_dtype));
   for (const TensorSpec& spec : required_tensors(config)) {
     SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
@@ -33,19 +35,19 @@ Result<std::unique_ptr<DeepSeekModel>> DeepSeekModel::load(const ModelConfig& co
   if (config.hybrid) SLUICE_RETURN_IF_ERROR(HybridStack::check_tables(config, checkpoint));
   WeightLoader loader(checkpoint, packing_of(backend), options.weights, context, options.progress, options.observer,
                       options.packed_cache);
+  if (options.measure_only) loader.measure_only();
   if (!backend.supports(loader.format()))
     return failed_precondition("weights: {} is not supported on device {}; --weights names another format",
                                name(loader.format()), backend.name);
-  if (options.num_ranks > 1 && config.hybrid)
-    return failed_precondition("tp: model_type {} runs on one rank, asked for {}", config.model_type,
-                               options.num_ranks);
   // Which pages a row attends to follows from the sum over all heads.
   if (options.num_ranks > 1 && config.block_global)
     return failed_precondition("tp: attention block_global runs on one rank, asked for {}", options.num_ranks);
   SLUICE_ASSIGN_OR_RETURN(const Partition partition,
                           Partition::make(config, loader.format(), options.rank, options.num_ranks, options.experts));
+  const int64_t others = sluice::activation_bytes();
   std::unique_ptr<DeepSeekModel> model(new DeepSeekModel(config, backend, options, loader.format(), partition));
   model->load_weights(loader);
+  model->activation_bytes_ = sluice::activation_bytes() - others;
   if (options.packed_cache) options.packed_cache->finish();
   return model;
 }
@@ -60,7 +62,11 @@ DeepSeekModel::DeepSeekModel(const ModelConfig& config, const Backend& backend, 
       partition_(partition),
       rope_(config) {
   if (!config.hybrid) {
-    attention_work_.emplace(config_, partition, options.max_batch_tokens);
+    if (config.grouped) {
+      grouped_work_.emplace(config_, options.max_batch_tokens);
+    } else {
+      latent_work_.emplace(config_, partition, options.max_batch_tokens);
+    }
     ffn_work_.emplace(config_, partition, options.max_batch_tokens);
   }
   const auto rows = static_cast<size_t>(max_batch_tokens_);
@@ -75,9 +81,10 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
   const bool v4 = config_.hybrid.has_value();
   const std::string embed = v4 ? "embed.weight" : "model.embed_tokens.weight";
   const bool wide = weights_ == WeightFormat::kF32 || loader.checkpoint().dtype(embed) == DType::kF32;
-  embedding_ = Buffer(static_cast<size_t>(vocab.size() * hidden * (wide ? 4 : 2)));
+  embedding_bytes_ = vocab.size() * hidden * (wide ? 4 : 2);
+  if (!loader.measures()) embedding_ = Buffer(static_cast<size_t>(embedding_bytes_));
   embedding_view_ = {embedding_.data(), wide ? DType::kF32 : DType::kBF16, Shape{vocab.size(), hidden}};
-  loader.fill(embedding_, [&] {
+  const auto read_embedding = [&] {
     std::vector<float> row(static_cast<size_t>(hidden));
     for (int64_t token = 0; token < vocab.size(); ++token) {
       loader.checkpoint().read_rows(embed, vocab.begin + token, 1, row.data());
@@ -87,15 +94,22 @@ void DeepSeekModel::load_weights(WeightLoader& loader) {
         std::transform(row.begin(), row.end(), embedding_.as<uint16_t>() + token * hidden, f32_to_bf16);
       }
     }
-  });
+  };
+  if (!loader.measures()) loader.fill(embedding_, read_embedding);
   if (v4) hybrid_.emplace(config_, max_batch_tokens_, loader);
   for (int32_t index = 0; !v4 && index < config_.num_hidden_layers; ++index) {
     const std::string prefix = fmt::format("model.layers.{}.", index);
     Layer layer{.input_norm = loader.vector(prefix + "input_layernorm.weight", hidden),
-                .attention = LatentAttention(config_, partition_, index, cache_dtype_, loader),
+                .latent = {},
+                .grouped = {},
                 .ffn_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden),
                 .dense = {},
                 .moe = {}};
+    if (config_.grouped) {
+      layer.grouped.emplace(config_, index, loader);
+    } else {
+      layer.latent.emplace(config_, partition_, index, cache_dtype_, loader);
+    }
     if (config_.is_moe_layer(index)) {
       layer.moe.emplace(config_, partition_, index, loader);
     } else {
@@ -165,7 +179,11 @@ Status DeepSeekModel::forward(const StepBatch& batch, float* hidden_out, OpConte
   for (const Layer& layer : layers_) {
     norm(layer.input_norm);
     begin_part(rows);
-    layer.attention.forward(batch, normed_.data(), cos_sin_.data(), *attention_work_, x_.data(), backend_, context);
+    if (layer.grouped) {
+      layer.grouped->forward(batch, normed_.data(), cos_sin_.data(), *grouped_work_, x_.data(), backend_, context);
+    } else {
+      layer.latent->forward(batch, normed_.data(), cos_sin_.data(), *latent_work_, x_.data(), backend_, context);
+    }
     SLUICE_RETURN_IF_ERROR(sum_parts(rows));
     norm(layer.ffn_norm);
     begin_part(rows);
@@ -207,15 +225,19 @@ void DeepSeekModel::logits(const float* hidden, int64_t rows, float* out, OpCont
 void DeepSeekModel::write_means(const KvPages& kv, const SequenceSpan& span, OpContext& context) const {
   StepBatch batch;
   batch.kv = kv;
-  for (const Layer& layer : layers_) layer.attention.write_means(batch, {&span, 1}, backend_, context);
+  for (const Layer& layer : layers_) {
+    if (layer.grouped) layer.grouped->write_means(batch, {&span, 1}, backend_, context);
+    if (layer.latent) layer.latent->write_means(batch, {&span, 1}, backend_, context);
+  }
 }
 
 KvLayout DeepSeekModel::kv_layout() const { return cache_layout(config_, cache_dtype_); }
 
 int64_t DeepSeekModel::weight_bytes() const {
-  int64_t bytes = static_cast<int64_t>(embedding_.size()) + head_.bytes() + (hybrid_ ? hybrid_->weight_bytes() : 0);
+  int64_t bytes = embedding_bytes_ + head_.bytes() + (hybrid_ ? hybrid_->weight_bytes() : 0);
   for (const Layer& layer : layers_)
-    bytes += layer.attention.weight_bytes() + (layer.moe ? layer.moe->weight_bytes() : layer.dense->weight_bytes());
+    bytes += (layer.grouped ? layer.grouped->weight_bytes() : layer.latent->weight_bytes()) +
+             (layer.moe ? layer.moe->weight_bytes() : layer.dense->weight_bytes());
   return bytes;
 }
 

@@ -1,6 +1,7 @@
 // DeepSeek-V2, -V3 and -V3.2: one stack of layers (latent attention, then a dense block or a mixture of experts). V2
-// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. V4 shares
-// what stands before and behind the layers; those are a HybridStack. Owns the packed weights and one step's
+// and V3 differ in what their config says of the router; V3.2 is V3 with an indexer beside the attention. Qwen3-MoE is
+// the same stack with grouped-query attention. V4 shares what stands before and behind the layers; those are a
+// HybridStack. Owns the packed weights and one step's
 // activations. The loop thread alone calls it.
 //
 // Of a model over several ranks each holds a part (partition.h) and computes all rows. The residual stream meets in the
@@ -14,7 +15,9 @@
 
 #include "sluice/communicator.h"
 
+#include "base/activations.h"
 #include "model/feed_forward.h"
+#include "model/grouped_attention.h"
 #include "model/hybrid_stack.h"
 #include "model/latent_attention.h"
 #include "model/rope.h"
@@ -28,6 +31,7 @@ struct ModelLoadOptions {
   LoadProgress progress;
   PackObserver observer;
   PackedCache* packed_cache = nullptr;
+  bool measure_only = false;  // of weight_bytes() and activation_bytes() alone: no weight is packed, nothing can run
   int rank = 0, num_ranks = 1;
   ExpertSplit experts = ExpertSplit::kSliced;
 };
@@ -67,11 +71,13 @@ class DeepSeekModel {
   DType cache_dtype() const { return cache_dtype_; }
   int64_t max_batch_tokens() const { return max_batch_tokens_; }
   int64_t weight_bytes() const;  // packed, resident
+  int64_t activation_bytes() const { return activation_bytes_; }  // of the largest step
 
  private:
   struct Layer {
     std::vector<float> input_norm;  // [hidden]
-    LatentAttention attention;
+    std::optional<LatentAttention> latent;    // or
+    std::optional<GroupedAttention> grouped;  // Qwen3-MoE
     std::vector<float> ffn_norm;  // [hidden]
     std::optional<DenseFeedForward> dense;
     std::optional<MixtureOfExperts> moe;
@@ -93,6 +99,7 @@ class DeepSeekModel {
   const RopeTable rope_;
   Communicator* ranks_ = nullptr;  // null: not joined yet
 
+  int64_t activation_bytes_ = 0, embedding_bytes_ = 0;
   Buffer embedding_;  // [own vocab, hidden] F32 or BF16
   TensorView embedding_view_;
   std::vector<Layer> layers_;
@@ -100,11 +107,12 @@ class DeepSeekModel {
   std::vector<float> final_norm_;  // [hidden]
   PackedMatrices head_;            // [own vocab, hidden]
 
-  std::optional<LatentAttention::Workspace> attention_work_;  // with layers_
+  std::optional<LatentAttention::Workspace> latent_work_;    // with layers_: that of their kind
+  std::optional<GroupedAttention::Workspace> grouped_work_;
   std::optional<FeedForwardWorkspace> ffn_work_;
-  std::vector<float> x_;        // [max rows, hidden] the residual stream
-  std::vector<float> normed_;   // [max rows, hidden]
-  std::vector<float> cos_sin_;  // [max rows, rope]
+  Activations<float> x_;        // [max rows, hidden] the residual stream
+  Activations<float> normed_;   // [max rows, hidden]
+  Activations<float> cos_sin_;  // [max rows, rope]
   std::vector<TokenId> own_tokens_;  // [rows] as rows of this rank's embedding
 };
 

@@ -12,8 +12,8 @@ DenseFeedForward::DenseFeedForward(const std::string& prefix, int64_t hidden, co
   down_ = loader.pack({loader.columns_of(prefix + names.down, hidden, width, all)});
 }
 
-void DenseFeedForward::forward(int64_t rows, const float* normed, std::vector<float>& gate_up,
-                               std::vector<float>& activated, float* y, bool add, const Backend& backend,
+void DenseFeedForward::forward(int64_t rows, const float* normed, Activations<float>& gate_up,
+                               Activations<float>& activated, float* y, bool add, const Backend& backend,
                                OpContext& context) const {
   backend.matmul({.x = normed,
                   .rows = rows,
@@ -86,7 +86,8 @@ MixtureOfExperts::MixtureOfExperts(const ModelConfig& config, const Partition& p
 }
 
 int64_t MixtureOfExperts::weight_bytes() const {
-  return router_.bytes() + gate_up_.bytes() + down_.bytes() + (shared_.empty() ? 0 : shared_[0].weight_bytes());
+  return router_.bytes() + gate_up_.bytes() + down_.bytes() + (shared_.empty() ? 0 : shared_[0].weight_bytes()) +
+         static_cast<int64_t>(table_.size() * sizeof(int32_t));
 }
 
 void MixtureOfExperts::forward(const StepBatch& batch, const float* normed, FeedForwardWorkspace& work, float* x,

@@ -6,6 +6,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
 
@@ -27,7 +28,7 @@ class DenseFeedForward {
                    const FeedForwardNames& names = {}, float limit = 0);
 
   // y = or += the block's output; gate_up [rows, 2 * width] and activated [rows, width] are scratch.
-  void forward(int64_t rows, const float* normed, std::vector<float>& gate_up, std::vector<float>& activated, float* y,
+  void forward(int64_t rows, const float* normed, Activations<float>& gate_up, Activations<float>& activated, float* y,
                bool add, const Backend& backend, OpContext& context) const;
 
   int64_t weight_bytes() const { return gate_up_.bytes() + down_.bytes(); }
@@ -42,17 +43,17 @@ class DenseFeedForward {
 // Activations of the feed-forward blocks, shared by all layers; sized once for the largest step.
 struct FeedForwardWorkspace {
   FeedForwardWorkspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
-  std::vector<float> gate_up;  // of the dense block, the shared experts, or all routed rows
-  std::vector<float> activated;
-  std::vector<float> router_logits;   // [rows, experts]
-  std::vector<int32_t> experts;       // [rows, top_k]
-  std::vector<float> expert_weights;  // [rows, top_k]
-  std::vector<int32_t> offsets;       // [experts + 1]
-  std::vector<int32_t> own_offsets;   // [own experts + 1], from this rank's first row on
-  std::vector<int32_t> row_ids;       // [rows * top_k]
-  std::vector<int32_t> places;        // [rows, top_k]
-  std::vector<float> expert_out;      // [rows * top_k, hidden]
-  std::vector<float> shared_out;      // [rows, hidden]
+  Activations<float> gate_up;  // of the dense block, the shared experts, or all routed rows
+  Activations<float> activated;
+  Activations<float> router_logits;   // [rows, experts]
+  Activations<int32_t> experts;       // [rows, top_k]
+  Activations<float> expert_weights;  // [rows, top_k]
+  Activations<int32_t> offsets;       // [experts + 1]
+  Activations<int32_t> own_offsets;   // [own experts + 1], from this rank's first row on
+  Activations<int32_t> row_ids;       // [rows * top_k]
+  Activations<int32_t> places;        // [rows, top_k]
+  Activations<float> expert_out;      // [rows * top_k, hidden]
+  Activations<float> shared_out;      // [rows, hidden]
 };
 
 // Every rank routes every row, since all hold the same activations; it computes its own experts, or its own slice of

@@ -59,7 +59,7 @@ HybridStack::HybridStack(const ModelConfig& config, int64_t max_rows, WeightLoad
       ffn_work_(config, Partition::whole(config), max_rows) {
   const auto floats = [&](int64_t per_row) { return static_cast<size_t>(max_rows * per_row); };
   block_begin_.resize(floats(1));
-  for (std::vector<float>& angles : angles_) angles.resize(floats(config.qk_rope_head_dim));
+  for (Activations<float>& angles : angles_) angles.resize(floats(config.qk_rope_head_dim));
   streams_.resize(floats(int64_t{config.hybrid->hc_mult} * config.hidden_size));
   normed_.resize(floats(config.hidden_size));
   output_.resize(floats(config.hidden_size));
@@ -77,7 +77,7 @@ HybridAngles HybridStack::fill_angles(std::span<const int32_t> positions) {
   window_rope_.fill(positions, angles_[0].data());
   block_rope_.fill(positions, angles_[1].data());
   const std::span begins(block_begin_.data(), positions.size());
-  const auto fill_block = [&](int32_t ratio, std::vector<float>& out) {
+  const auto fill_block = [&](int32_t ratio, Activations<float>& out) {
     std::transform(positions.begin(), positions.end(), begins.begin(), [&](int32_t t) { return t - t % ratio; });
     block_rope_.fill(begins, out.data());
   };

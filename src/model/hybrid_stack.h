@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/feed_forward.h"
 #include "model/hyper_connection.h"
 #include "model/rope.h"
@@ -50,11 +51,11 @@ class HybridStack {
   WindowAttention::Workspace attention_work_;
   FeedForwardWorkspace ffn_work_;
   std::vector<SequenceSpan> spans_;   // all of the step
-  std::vector<int32_t> block_begin_;  // [rows] first position of a row's block
-  std::vector<float> angles_[4];      // [rows, rope] of HybridAngles
-  std::vector<float> streams_;        // [rows, streams, hidden]
-  std::vector<float> normed_;         // [rows, hidden] into a block
-  std::vector<float> output_;         // [rows, hidden] out of it
+  Activations<int32_t> block_begin_;  // [rows] first position of a row's block
+  Activations<float> angles_[4];      // [rows, rope] of HybridAngles
+  Activations<float> streams_;        // [rows, streams, hidden]
+  Activations<float> normed_;         // [rows, hidden] into a block
+  Activations<float> output_;         // [rows, hidden] out of it
 };
 
 }  // namespace sluice

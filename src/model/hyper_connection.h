@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/activations.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
 
@@ -20,11 +21,11 @@ class HyperConnection {
 
   struct Workspace {
     Workspace(const ModelConfig& config, int64_t max_rows);
-    std::vector<float> normed;  // [rows, streams * hidden]
-    std::vector<float> logits;  // [rows, 2 n + n n]
-    std::vector<float> pre;     // [rows, n]
-    std::vector<float> post;    // [rows, n]
-    std::vector<float> mix;     // [rows, n, n]
+    Activations<float> normed;  // [rows, streams * hidden]
+    Activations<float> logits;  // [rows, 2 n + n n]
+    Activations<float> pre;     // [rows, n]
+    Activations<float> post;    // [rows, n]
+    Activations<float> mix;     // [rows, n, n]
   };
 
   // u = what goes into the block [rows, hidden]; the weights for expand() stay in `work`.

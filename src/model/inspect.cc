@@ -90,19 +90,24 @@ void count_cache(const ModelConfig& config, ModelReport& report) {
                                    wide.groups[i].bytes_per_page() / kPageTokens});
   report.cache_bytes_per_token_bf16 = narrow.bytes_per_token();
   report.cache_bytes_per_token_f32 = wide.bytes_per_token();
+  if (check_cache_dtype(config, DType::kI8).ok())
+    report.cache_bytes_per_token_int8 = cache_layout(config, DType::kI8).bytes_per_token();
 }
 
-void count_latent_attention(const ModelConfig& config, ModelReport& report) {
+// Attention over all positions, or what is chosen of them: latent, where it counts in its absorbed form, or grouped.
+void count_full_attention(const ModelConfig& config, ModelReport& report) {
   const int64_t layers = config.num_hidden_layers;
+  const int64_t key_dim = config.grouped ? config.grouped->head_dim : config.latent_dim();
+  const int64_t value_dim = config.grouped ? config.grouped->head_dim : config.kv_lora_rank;
   report.attention_flop_per_context_token =
-      layers * config.num_attention_heads * int64_t{2} * (config.latent_dim() + config.kv_lora_rank);
+      layers * config.num_attention_heads * int64_t{2} * (key_dim + value_dim);
   report.attention_context_limit = config.index_topk;
   report.index_flop_per_context_token = layers * config.index_n_heads * int64_t{2} * config.index_head_dim;
   if (config.block_global) {
     report.attention_context_limit = config.block_global->pages * kPageTokens;
     report.attention_unlimited_layers = config.block_global->num_full(config.num_hidden_layers);
     report.index_flop_per_context_token = (layers - report.attention_unlimited_layers) * config.num_attention_heads *
-                                          int64_t{2} * config.latent_dim() / kPageTokens;
+                                          int64_t{2} * key_dim / kPageTokens;
   }
 }
 
@@ -212,7 +217,7 @@ ModelReport inspect(const ModelConfig& config, const Checkpoint* checkpoint) {
   if (config.hybrid) {
     count_hybrid_attention(config, report);
   } else {
-    count_latent_attention(config, report);
+    count_full_attention(config, report);
   }
   if (checkpoint != nullptr && !checkpoint->names().empty()) report.files = report_files(*checkpoint);
   return report;
@@ -227,6 +232,12 @@ int64_t rank_bytes(const ModelConfig& config, WeightFormat format, const Partiti
   return bytes;
 }
 
+std::string MemoryReport::to_text() const {
+  const auto text = [](int64_t bytes) { return short_bytes(static_cast<double>(bytes)); };
+  return fmt::format("weights {} + cache {} + activations {} + kernels {} + process {} = {}", text(weights), text(cache),
+                     text(activations), text(kernels), text(process), text(total()));
+}
+
 std::string to_text(const ModelReport& r) {
   std::string text = line("architecture", r.architecture);
   text += line("layers", fmt::format("{}, {} of them mixtures of experts", r.num_layers, r.num_moe_layers));
@@ -238,13 +249,16 @@ std::string to_text(const ModelReport& r) {
                            short_count(static_cast<double>(r.active_parameters_without_embedding))));
   for (const auto& [format, bytes] : r.weights_bytes)
     text += line(fmt::format("weights {}", name(format)), short_bytes(static_cast<double>(bytes)));
-  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32)", r.cache_bytes_per_token_bf16, groups_text(r),
-                                    r.cache_bytes_per_token_f32));
+  const std::string int8 = fmt::format(", {} (int8)", r.cache_bytes_per_token_int8);
+  text += line("cache", fmt::format("{} bytes a token (bf16{}), {} (f32){}", r.cache_bytes_per_token_bf16,
+                                    groups_text(r), r.cache_bytes_per_token_f32,
+                                    r.cache_bytes_per_token_int8 > 0 ? int8 : ""));
   text += layer_types_text(r);
   text += line("arithmetic",
                fmt::format("{} a token, and {} a token of context{}", short_flop(static_cast<double>(r.flop_per_token)),
                            short_flop(static_cast<double>(r.attention_flop_per_context_token)), limit_text(r)));
   text += line("density", fmt::format("{:.3f} FLOP a parameter and token", r.flop_per_parameter));
+  if (r.memory) text += line("memory", r.memory->to_text());
   if (!r.files) return text;
   std::string dtypes;
   for (const auto& [dtype, count] : r.files->tensors_by_dtype) dtypes += fmt::format(", {} {}", count, dtype);
@@ -260,6 +274,7 @@ std::string to_json(const ModelReport& r) {
       {"quantizable_parameters", r.quantizable_parameters},
       {"cache_bytes_per_token", r.cache_bytes_per_token_bf16},
       {"cache_bytes_per_token_f32", r.cache_bytes_per_token_f32},
+      {"cache_bytes_per_token_int8", r.cache_bytes_per_token_int8},
       {"weights_bytes", nlohmann::ordered_json::object()},
       {"flop_per_token", r.flop_per_token},
       {"attention_flop_per_context_token", r.attention_flop_per_context_token},
@@ -276,6 +291,10 @@ std::string to_json(const ModelReport& r) {
   };
   for (const CacheGroupReport& group : r.cache_groups) json["cache_groups"][group.name] = group.bytes_per_token_bf16;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
+  if (r.memory)
+    json["memory"] = {{"weights", r.memory->weights},         {"cache", r.memory->cache},
+                      {"activations", r.memory->activations}, {"kernels", r.memory->kernels},
+                      {"process", r.memory->process},         {"total", r.memory->total()}};
   if (r.files) {
     json["file_bytes"] = r.files->bytes;
     json["tensors_by_dtype"] = r.files->tensors_by_dtype;

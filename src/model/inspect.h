@@ -37,6 +37,19 @@ struct CacheGroupReport {
   int64_t bytes_per_token_f32 = 0;
 };
 
+// What serving takes of the machine's memory: resident at its peak, when the cache is full and a step was as large as it
+// may be. app/footprint.h makes one.
+struct MemoryReport {
+  int64_t weights = 0;      // packed; what a checkpoint keeps wide, and what attention keeps in two forms, included
+  int64_t cache = 0;        // all pages
+  int64_t activations = 0;  // of the largest step, and its logits
+  int64_t kernels = 0;      // what kernels share within one call, about
+  int64_t process = 0;      // the program itself with its libraries, threads and allocator, about
+
+  int64_t total() const { return weights + cache + activations + kernels + process; }
+  std::string to_text() const;  // "weights 1.62 GB + cache 200.00 MB + ... = 1.98 GB"
+};
+
 struct ModelReport {
   std::string architecture;  // model_type
   int32_t num_layers = 0;
@@ -59,6 +72,7 @@ struct ModelReport {
   std::vector<LayerTypeReport> layer_types;  // V4 only
   int64_t cache_bytes_per_token_bf16 = 0;    // what KvLayout says, all groups
   int64_t cache_bytes_per_token_f32 = 0;
+  int64_t cache_bytes_per_token_int8 = 0;  // 0 where check_cache_dtype refuses int8
 
   // Two operations a weight of every matrix that a token is multiplied with (the embedding is only looked up).
   int64_t flop_per_token = 0;
@@ -70,6 +84,7 @@ struct ModelReport {
   double flop_per_parameter = 0;  // flop_per_token / parameters: how little of the model a token wakes
 
   std::optional<FileReport> files;
+  std::optional<MemoryReport> memory;  // with the options at hand
 };
 
 // `checkpoint` adds the report of its files; random weights have none.

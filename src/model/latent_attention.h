@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/block_attention.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
@@ -25,10 +26,10 @@ class LatentAttention {
   // Activations shared by all layers; sized once for the largest step.
   struct Workspace {
     Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
-    std::vector<float> query_latent;  // [rows, q_lora_rank]
-    std::vector<float> query;         // [rows, heads, nope + rope]
-    std::vector<float> kv_latent;     // [rows, kv_lora_rank + rope]
-    std::vector<float> attended;      // [rows, heads, v]
+    Activations<float> query_latent;  // [rows, q_lora_rank]
+    Activations<float> query;         // [rows, heads, nope + rope]
+    Activations<float> kv_latent;     // [rows, kv_lora_rank + rope]
+    Activations<float> attended;      // [rows, heads, v]
     SpanSplit prompt, generated;      // dense rows below, sparse ones above
     std::optional<SparseAttention::Workspace> sparse;
     std::optional<BlockAttention::Workspace> blocks;

@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/config.h"
 #include "model/packed_weights.h"
 
@@ -18,9 +19,9 @@ class LightningIndexer {
 
   struct Workspace {
     Workspace(const ModelConfig& config, int64_t max_rows);
-    std::vector<float> key;      // [rows, head_dim]
-    std::vector<float> query;    // [rows, heads, head_dim]
-    std::vector<float> weights;  // [rows, heads]
+    Activations<float> key;      // [rows, head_dim]
+    Activations<float> query;    // [rows, heads, head_dim]
+    Activations<float> weights;  // [rows, heads]
   };
 
   // Keys of all rows into the index cache; normed [rows, hidden].

@@ -130,7 +130,12 @@ PackedMatrices WeightLoader::pack_as(const std::vector<RowSource>& sources, Weig
   const int64_t rows = sources[0].rows, cols = sources[0].cols;
   format = storage_format(format, cols);
   const int64_t bytes = (packing_.packed_bytes(format, rows, cols) + 63) / 64 * 64;
-  packed.buffer_ = Buffer(static_cast<size_t>(bytes) * sources.size());
+  packed.bytes_ = bytes * static_cast<int64_t>(sources.size());
+  if (measures_) {
+    packed.weights_.assign(sources.size(), {format, rows, cols, nullptr});
+    return packed;
+  }
+  packed.buffer_ = Buffer(static_cast<size_t>(packed.bytes_));
   for (size_t i = 0; i < sources.size(); ++i) {
     SLUICE_CHECK(sources[i].rows == rows && sources[i].cols == cols, "matrices of one pack differ in shape");
     packed.weights_.push_back({format, rows, cols, packed.buffer_.data() + static_cast<int64_t>(i) * bytes});

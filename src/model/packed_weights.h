@@ -20,12 +20,13 @@ class PackedMatrices {
  public:
   const Weight& operator[](size_t index) const { return weights_[index]; }
   std::span<const Weight> all() const { return weights_; }
-  int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
+  int64_t bytes() const { return bytes_; }
   int64_t stride() const { return bytes() / static_cast<int64_t>(weights_.size()); }  // bytes from matrix to matrix
 
  private:
   friend class WeightLoader;
-  Buffer buffer_;
+  int64_t bytes_ = 0;
+  Buffer buffer_;  // empty where the loader only measures
   std::vector<Weight> weights_;
 };
 
@@ -60,6 +61,10 @@ class WeightLoader {
   RowSource rows_of(const std::string& name, const Slice& rows, int64_t cols) const;
   RowSource columns_of(const std::string& name, int64_t rows, const Slice& columns, int64_t all_columns) const;
 
+  // Only counts: what is packed has its shape, format and bytes, but no memory. Before the first pack().
+  void measure_only() { measures_ = true; }
+  bool measures() const { return measures_; }
+
   PackedMatrices pack(const std::vector<RowSource>& sources);  // in the model's format
   PackedMatrices pack_as(const std::vector<RowSource>& sources, WeightFormat format);
   PackedMatrices pack_exact(const std::vector<RowSource>& sources, DType on_disk);  // router: never quantised
@@ -82,6 +87,7 @@ class WeightLoader {
   LoadProgress progress_;
   PackObserver observer_;
   PackedCache* cache_;  // or null
+  bool measures_ = false;
   int64_t packed_bytes_ = 0;
 };
 

@@ -100,6 +100,8 @@ Result<Partition> Partition::make(const ModelConfig& config, WeightFormat format
                                   ExpertSplit split) {
   Partition partition = whole(config);
   if (num_ranks == 1) return partition;
+  if (config.hybrid || config.grouped)
+    return failed_precondition("tp: model_type {} runs on one rank, asked for {}", config.model_type, num_ranks);
   partition.rank = rank;
   partition.num_ranks = num_ranks;
   partition.split = split;

@@ -193,9 +193,7 @@ QuantizedRow quantize_row(WeightFormat format, float* values, int64_t cols, cons
     quantize_row_compensated(format, values, cols, factor.data(), row.codes.data(), row.grids.data());
     return row;
   }
-  for (int64_t g = 0; g < cols / group; ++g)
-    row.grids[static_cast<size_t>(g)] =
-        quantize_group(format, values + g * group, group, row.codes.data() + g * group);
+  quantize_groups(format, values, group, cols / group, row.codes.data(), row.grids.data());
   return row;
 }
 

@@ -1,4 +1,4 @@
-// The names and shapes of a DeepSeek V2, V3 or V3.2 checkpoint, as Hugging Face writes them. See checkpoint.h.
+// The names and shapes of a DeepSeek V2, V3 or V3.2 checkpoint, or one of Qwen3-MoE, as Hugging Face writes them. See checkpoint.h.
 #include "model/checkpoint.h"
 #include "model/required_tensors_v4.h"
 
@@ -47,6 +47,16 @@ void add_attention(const ModelConfig& c, SpecList& layer) {
   }
 }
 
+void add_grouped_attention(const ModelConfig& c, SpecList& layer) {
+  const int64_t dim = c.grouped->head_dim, heads_width = c.num_attention_heads * dim;
+  layer.add("self_attn.q_proj.weight", {heads_width, c.hidden_size});
+  layer.add("self_attn.k_proj.weight", {c.grouped->width(), c.hidden_size});
+  layer.add("self_attn.v_proj.weight", {c.grouped->width(), c.hidden_size});
+  layer.add("self_attn.o_proj.weight", {c.hidden_size, heads_width});
+  layer.add("self_attn.q_norm.weight", {dim});
+  layer.add("self_attn.k_norm.weight", {dim});
+}
+
 void add_experts(const ModelConfig& c, SpecList& layer) {
   layer.add("mlp.gate.weight", {c.n_routed_experts, c.hidden_size});
   if (c.topk_method == TopkMethod::kNoauxTc) layer.add("mlp.gate.e_score_correction_bias", {c.n_routed_experts});
@@ -66,7 +76,11 @@ std::vector<TensorSpec> required_tensors(const ModelConfig& config) {
   for (int32_t layer_idx = 0; layer_idx < config.num_hidden_layers; ++layer_idx) {
     SpecList layer(specs, fmt::format("model.layers.{}.", layer_idx));
     layer.add("input_layernorm.weight", {config.hidden_size});
-    add_attention(config, layer);
+    if (config.grouped) {
+      add_grouped_attention(config, layer);
+    } else {
+      add_attention(config, layer);
+    }
     layer.add("post_attention_layernorm.weight", {config.hidden_size});
     if (config.is_moe_layer(layer_idx)) {
       add_experts(config, layer);

@@ -7,6 +7,7 @@
 
 #include "sluice/batch.h"
 
+#include "base/activations.h"
 #include "model/lightning_indexer.h"
 #include "model/row_spans.h"
 
@@ -21,11 +22,11 @@ class SparseAttention {
     Workspace(const ModelConfig& config, const Partition& partition, int64_t max_rows);
     LightningIndexer::Workspace indexer;
     std::vector<SequenceSpan> block;  // rows that go through the kernels together
-    std::vector<int32_t> positions;   // [block, index_topk]
+    Activations<int32_t> positions;   // [block, index_topk]
     HeadRows head_rows;               // of the block
-    std::vector<float> absorbed;   // [heads, block, kv_lora_rank]
-    std::vector<float> latents;    // [heads, block, kv_lora_rank]
-    std::vector<float> values;     // [heads, block, v]
+    Activations<float> absorbed;   // [heads, block, kv_lora_rank]
+    Activations<float> latents;    // [heads, block, kv_lora_rank]
+    Activations<float> values;     // [heads, block, v]
   };
 
   // What the layer's own attention lends.

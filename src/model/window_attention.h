@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/activations.h"
 #include "model/block_compressor.h"
 #include "model/block_indexer.h"
 #include "model/row_spans.h"
@@ -26,18 +27,18 @@ class WindowAttention {
 
   struct Workspace {
     Workspace(const ModelConfig& config, int64_t max_rows);
-    std::vector<float> query_latent;  // [rows, q_lora_rank]
-    std::vector<float> query;         // [rows, heads, head_dim]
-    std::vector<float> vector;        // [rows, head_dim]
-    std::vector<float> projected;     // [rows, 2, series, head_dim] of the compressor
-    std::vector<float> attended;      // [rows, heads, head_dim]
-    std::vector<int32_t> offsets;  // [groups + 1] of the grouped product: group g has rows [g * rows, (g + 1) * rows)
-    std::vector<int32_t> row_ids;  // [groups, rows] -> row * groups + group
-    std::vector<float> grouped;    // [groups, rows, o_lora_rank]
-    std::vector<float> joined;     // [rows, groups * o_lora_rank]
+    Activations<float> query_latent;  // [rows, q_lora_rank]
+    Activations<float> query;         // [rows, heads, head_dim]
+    Activations<float> vector;        // [rows, head_dim]
+    Activations<float> projected;     // [rows, 2, series, head_dim] of the compressor
+    Activations<float> attended;      // [rows, heads, head_dim]
+    Activations<int32_t> offsets;  // [groups + 1] of the grouped product: group g has rows [g * rows, (g + 1) * rows)
+    Activations<int32_t> row_ids;  // [groups, rows] -> row * groups + group
+    Activations<float> grouped;    // [groups, rows, o_lora_rank]
+    Activations<float> joined;     // [rows, groups * o_lora_rank]
     SpanSplit split;               // rows that see all entries below, rows that choose above
     std::vector<SequenceSpan> block;  // rows that choose together
-    std::vector<int32_t> entries;     // [block, index_topk]
+    Activations<int32_t> entries;     // [block, index_topk]
     BlockIndexer::Workspace indexer;
   };
 

@@ -140,6 +140,7 @@ class Scheduler {
   void commit_prompt_end(Sequence& sequence, WorkResult& result);
   void commit_prompt_logprobs(RequestState& state, const SequenceWork& work, WorkResult& result);
   void commit_token(Sequence& sequence, WorkResult& result, TimePoint now);
+  void end_in_dead_end(Sequence& sequence, const WorkResult& result);
   void fail_step(const Status& status);
 
   const SchedulerOptions options_;

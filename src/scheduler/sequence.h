@@ -10,10 +10,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "sluice/clock.h"
+#include "sluice/grammar.h"
 #include "sluice/request.h"
 #include "sluice/types.h"
 
@@ -49,10 +51,13 @@ class Sequence {
   TokenRole next_role() const { return is_prefilling() ? TokenRole::kPrompt : TokenRole::kGenerated; }
   int32_t role_end() const { return is_prefilling() ? num_prompt_tokens_ : length(); }
 
+  // What may be drawn next, in step with the generated tokens; null: anything.
+  TokenConstraint* constraint() const { return constraint_.get(); }
+
   // Takes its place in memory: positions [0, num_cached) are already there.
   void start(Lease held, int32_t num_cached);
   void advance(int32_t num_computed);  // positions [0, num_computed) are there now
-  void append(TokenId token);
+  bool append(TokenId token);          // false: the constraint does not know it; then it is not there
   void truncate(int32_t num_generated);  // drops what was generated beyond
   void restart();                        // preempted: nothing is in memory any more
 
@@ -74,6 +79,8 @@ class Sequence {
   int32_t computed_ = 0;
   int32_t furthest_ = 0;
   std::vector<TokenId> tokens_;
+  // Follows the generated tokens, not what of them is computed: a preemption does not touch it.
+  std::unique_ptr<TokenConstraint> constraint_;
 };
 
 }  // namespace sluice

@@ -75,10 +75,10 @@ void Scheduler::commit_prompt_end(Sequence& sequence, WorkResult& result) {
 void Scheduler::commit_token(Sequence& sequence, WorkResult& result, TimePoint now) {
   RequestState& state = sequence.request();
   const StopParams& stop = state.request.stop;
-  SLUICE_CHECK(result.token.has_value(), "no token for sequence {}", value(sequence.id()));
-  const TokenId token = *result.token;
+  SLUICE_CHECK(result.token.has_value() || sequence.constraint(), "no token for sequence {}", value(sequence.id()));
   const bool may_stop = sequence.num_generated() >= stop.min_tokens;
-  sequence.append(token);
+  if (!result.token || !sequence.append(*result.token)) return end_in_dead_end(sequence, result);
+  const TokenId token = *result.token;
   ++stats_.generated_tokens;
   if (sequence.first_token == kNever) sequence.first_token = now;
   sequence.last_token = now;
@@ -91,7 +91,8 @@ void Scheduler::commit_token(Sequence& sequence, WorkResult& result, TimePoint n
   event.top_logprobs = std::move(result.top_logprobs);
   if (std::exchange(state.wants_prompt_logprobs, false)) event.prompt_logprobs = std::move(state.prompt_logprobs);
 
-  if (may_stop && std::ranges::find(state.stop_ids, token) != state.stop_ids.end()) {
+  const bool form_ended = sequence.constraint() && sequence.constraint()->ended();
+  if (form_ended || (may_stop && std::ranges::find(state.stop_ids, token) != state.stop_ids.end())) {
     event.matched_token = token;
     end(sequence, FinishReason::kStop, std::move(event));
   } else if (sequence.num_generated() >= stop.max_tokens || sequence.length() >= max_length_) {
@@ -99,6 +100,13 @@ void Scheduler::commit_token(Sequence& sequence, WorkResult& result, TimePoint n
   } else {
     sink_.emit(std::move(event));
   }
+}
+
+void Scheduler::end_in_dead_end(Sequence& sequence, const WorkResult& result) {
+  TokenEvent event;
+  event.error = result.token ? internal_error("token {} was drawn against the grammar", *result.token)
+                             : invalid_argument("grammar: no token of the vocabulary continues the answer");
+  end(sequence, FinishReason::kError, std::move(event));
 }
 
 }  // namespace sluice

@@ -251,6 +251,8 @@ SequenceWork& Scheduler::add_work(Sequence& sequence, int32_t begin, int32_t end
   work.seed = state.request.sampling.seed + static_cast<uint64_t>(sequence.choice());
   work.masks_stop = sequence.num_generated() < state.request.stop.min_tokens;
   work.stop_ids = state.stop_ids;
+  // The row of an ended answer is computed for the comparison alone.
+  if (sequence.phase == SequencePhase::kRunning) work.constraint = sequence.constraint();
   work.num_logprobs = state.request.num_logprobs;
   planned_.push_back(&sequence);
   return work;

@@ -20,4 +20,8 @@ Result<HostPort> parse_host_port(const char* option, const std::string& address)
 // Whether a server could listen there now: UNAVAILABLE says why not and what to do. Somebody else may still come first.
 Status check_listenable(const char* option, const std::string& address);
 
+// INVALID_ARGUMENT if both could not be listened on at once.
+Status check_distinct(const char* option, const std::string& address, const char* other,
+                      const std::string& other_address);
+
 }  // namespace sluice

@@ -58,7 +58,11 @@ class AnswerStream {
   // Never waits. After an empty batch the reader touches nothing more until on_ready(); after the end it is free to go.
   Batch take();
   // Nobody wants the answer any more: the loop ends it, and the end still comes through here.
-  void cancel() { queue_.cancel(id_); }
+  void cancel() {
+    cancelled_ = true;
+    queue_.cancel(id_);
+  }
+  bool cancelled() const { return cancelled_; }
   RequestId id() const { return id_; }
 
   // --- the detokeniser's side
@@ -85,6 +89,7 @@ class AnswerStream {
   const Clock& clock_;
   AnswerReader& reader_;
   const std::shared_ptr<std::atomic<int64_t>> num_untaken_;
+  std::atomic<bool> cancelled_{false};
 
   std::mutex mutex_;
   Batch outbox_;

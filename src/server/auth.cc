@@ -47,8 +47,8 @@ Result<int64_t> read_limit(const JsonField& field) {
 }
 
 Result<TokenGrant> read_grant(const JsonField& field) {
-  SLUICE_RETURN_IF_ERROR(
-      field.expect_object({"name", "sha256", "tenant", "priority", "max_concurrent", "max_prompt_tokens"}));
+  SLUICE_RETURN_IF_ERROR(field.expect_object(
+      {"name", "sha256", "tenant", "priority", "max_concurrent", "max_prompt_tokens", "tokens_per_minute"}));
   TokenGrant grant;
   SLUICE_ASSIGN_OR_RETURN(grant.name, read_name(field["name"]));
   SLUICE_ASSIGN_OR_RETURN(grant.digest, read_digest(field["sha256"]));
@@ -62,6 +62,7 @@ Result<TokenGrant> read_grant(const JsonField& field) {
   }
   SLUICE_ASSIGN_OR_RETURN(grant.max_concurrent, read_limit(field["max_concurrent"]));
   SLUICE_ASSIGN_OR_RETURN(grant.max_prompt_tokens, read_limit(field["max_prompt_tokens"]));
+  SLUICE_ASSIGN_OR_RETURN(grant.tokens_per_minute, read_limit(field["tokens_per_minute"]));
   return grant;
 }
 
@@ -101,7 +102,7 @@ Result<std::vector<TokenGrant>> parse_token_file(std::string_view text, const st
 Principal::Principal(TokenGrant grant, std::shared_ptr<ClientUsage> usage, std::shared_ptr<std::atomic<bool>> revoked)
     : grant_(std::move(grant)), usage_(std::move(usage)), revoked_(std::move(revoked)) {}
 
-Status Principal::admit(GenerationTask* task) const {
+Status Principal::admit(GenerationTask* task, Duration* retry_after) const {
   if (*revoked_) return Status(StatusCode::kUnauthenticated, "authorization: the token was taken back");
   const int64_t tokens = std::ssize(task->request.prompt);
   {
@@ -112,6 +113,11 @@ Status Principal::admit(GenerationTask* task) const {
     if (max_tokens > 0 && usage_->prompt_tokens + tokens > max_tokens)
       return resource_exhausted("{}: {} prompt tokens are open and {} more come, its limit is {}", grant_.name,
                                 usage_->prompt_tokens, tokens, max_tokens);
+    if (const Duration wait = usage_->budget.admit(tokens); wait > Duration{}) {
+      if (retry_after) *retry_after = wait;
+      return resource_exhausted("{}: its tokens of this minute are used up (limit {} a minute); more in {:.1f} s",
+                                grant_.name, grant_.tokens_per_minute, seconds(wait));
+    }
     ++usage_->num_open;
     usage_->prompt_tokens += tokens;
   }
@@ -120,6 +126,7 @@ Status Principal::admit(GenerationTask* task) const {
     --usage->num_open;
     usage->prompt_tokens -= tokens;
   });
+  task->budget = std::shared_ptr<TokenBudget>(usage_, &usage_->budget);
   task->client = grant_.name;
   task->revoked = revoked_;
   Request& request = task->request;
@@ -130,19 +137,25 @@ Status Principal::admit(GenerationTask* task) const {
 }
 
 Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
-                                                AnswerReader& reader) {
+                                                AnswerReader& reader, Duration* retry_after) {
   if (principal) {
     task.client_id = principal->scoped(task.client_id);
-    if (const Status refused = principal->admit(&task); !refused.ok()) {
-      frontend.metrics().rejected(refused);
+    Duration wait{};
+    if (const Status refused = principal->admit(&task, &wait); !refused.ok()) {
+      const bool by_limit = refused.code() == StatusCode::kResourceExhausted;
+      frontend.metrics().rejected(!by_limit           ? Rejection::kUnauthenticated
+                                  : wait > Duration{} ? Rejection::kRateLimit
+                                                      : Rejection::kClientLimit);
+      if (wait > Duration{}) *retry_after = wait;
       return refused;
     }
   }
   return frontend.submit(std::move(task), reader);
 }
 
-Result<std::unique_ptr<Authenticator>> Authenticator::load(const std::string& file) {
-  std::unique_ptr<Authenticator> out(new Authenticator(file));
+Result<std::unique_ptr<Authenticator>> Authenticator::load(const std::string& file, const Clock* clock) {
+  static const SteadyClock steady;
+  std::unique_ptr<Authenticator> out(new Authenticator(file, clock ? clock : &steady));
   SLUICE_RETURN_IF_ERROR(out->reload());
   return out;
 }
@@ -158,11 +171,12 @@ Status Authenticator::reload() {
   for (const auto& principal : *principals_) gone.emplace(principal->grant().digest, principal->revoked());
   for (TokenGrant& grant : grants) {
     std::shared_ptr<ClientUsage>& usage = usages_[grant.name];
-    if (!usage) usage = std::make_shared<ClientUsage>();
+    if (!usage) usage = std::make_shared<ClientUsage>(*clock_);
     {
       std::lock_guard usage_lock(usage->mutex);
       usage->max_concurrent = grant.max_concurrent;
       usage->max_prompt_tokens = grant.max_prompt_tokens;
+      usage->budget.set_per_minute(grant.tokens_per_minute);
     }
     auto known = gone.extract(grant.digest);
     auto revoked = known ? std::move(known.mapped()) : std::make_shared<std::atomic<bool>>(false);

@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "sluice/clock.h"
 #include "sluice/status.h"
 
 #include "server/digest.h"
@@ -31,21 +32,25 @@ struct TokenGrant {
   int32_t priority = 0;        // of its requests; a request may step back behind it, not before it
   int64_t max_concurrent = 0;  // answers open at once; 0: no limit
   int64_t max_prompt_tokens = 0;  // of all open answers together, its share of the queue; 0: no limit
+  int64_t tokens_per_minute = 0;  // prompts and answers; 0: no limit
 };
 
 // {"tokens": [{"name": ..., "sha256": ..., "tenant": ..., "priority": ..., "max_concurrent": ...,
-// "max_prompt_tokens": ...}, ...]}; all but the first two may be left out, a tenant is then the name. Comments are
-// allowed. INVALID_ARGUMENT names `file` and key, FAILED_PRECONDITION an unknown key.
+// "max_prompt_tokens": ..., "tokens_per_minute": ...}, ...]}; all but the first two may be left out, a tenant is then
+// the name. Comments are allowed. INVALID_ARGUMENT names `file` and key, FAILED_PRECONDITION an unknown key.
 Result<std::vector<TokenGrant>> parse_token_file(std::string_view json, const std::string& file);
 
 // What a client's open answers hold, beside what they may; lives on through reloads, which change the limits also for
 // calls that are open.
 struct ClientUsage {
+  explicit ClientUsage(const Clock& clock) : budget(clock) {}
+
   std::mutex mutex;
   int64_t num_open = 0;
   int64_t prompt_tokens = 0;
   int64_t max_concurrent = 0;     // as in the TokenGrant
   int64_t max_prompt_tokens = 0;  // the same
+  TokenBudget budget;             // has a lock of its own
 };
 
 // A client that has proved who it is.
@@ -57,9 +62,9 @@ class Principal {
   const TokenGrant& grant() const { return grant_; }
   const std::shared_ptr<std::atomic<bool>>& revoked() const { return revoked_; }
   // Puts the client's name, the tenant's salt, the client's priority and the lease that counts it into the task.
-  // RESOURCE_EXHAUSTED when the client is at one of its limits, UNAUTHENTICATED when its token was taken back while the
-  // call was open.
-  Status admit(GenerationTask* task) const;
+  // RESOURCE_EXHAUSTED when the client is at one of its limits, and where that passes with time alone, `retry_after`
+  // says when; UNAUTHENTICATED when its token was taken back while the call was open.
+  Status admit(GenerationTask* task, Duration* retry_after = nullptr) const;
   // The client's name for a request, kept apart from the same name of other tenants.
   std::string scoped(const std::string& client_id) const { return grant_.tenant + "\n" + client_id; }
 
@@ -70,13 +75,15 @@ class Principal {
 };
 
 // Frontend::submit() in the client's name: its scope, its limits. RESOURCE_EXHAUSTED when the queue is full or the
-// client at a limit of its own. `principal` may be null: nobody is asked who he is.
+// client at a limit of its own; `retry_after` as above, else it stays. `principal` may be null: nobody is asked who he
+// is.
 Result<std::shared_ptr<AnswerStream>> submit_as(const Principal* principal, Frontend& frontend, GenerationTask task,
-                                                AnswerReader& reader);
+                                                AnswerReader& reader, Duration* retry_after);
 
 class Authenticator {
  public:
-  static Result<std::unique_ptr<Authenticator>> load(const std::string& file);
+  // `clock`, if given, outlives it.
+  static Result<std::unique_ptr<Authenticator>> load(const std::string& file, const Clock* clock = nullptr);
   // Reads the file again; if it is bad, the tokens of before stay. Open answers of tokens that are gone are then marked
   // as revoked; Frontend::end_revoked() ends them.
   Status reload();
@@ -90,10 +97,11 @@ class Authenticator {
  private:
   using Principals = std::vector<std::shared_ptr<const Principal>>;
 
-  explicit Authenticator(std::string file) : file_(std::move(file)) {}
+  Authenticator(std::string file, const Clock* clock) : file_(std::move(file)), clock_(clock) {}
   std::shared_ptr<const Principals> principals() const;
 
   const std::string file_;
+  const Clock* const clock_;
   mutable std::mutex mutex_;
   std::shared_ptr<const Principals> principals_ = std::make_shared<Principals>();
   std::map<std::string, std::shared_ptr<ClientUsage>> usages_;  // by name; of clients that are gone too

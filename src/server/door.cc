@@ -40,7 +40,12 @@ Result<IncomingCall> Door::enter(grpc::CallbackServerContext* context) {
     if (const std::string value = metadata(*context, key); !value.empty()) context->AddInitialMetadata(key, value);
   IncomingCall call{context, nullptr};
   if (!authenticator_) return call;
-  SLUICE_ASSIGN_OR_RETURN(call.principal, authenticator_->authenticate(metadata(*context, kAuthorizationKey)));
+  auto principal = authenticator_->authenticate(metadata(*context, kAuthorizationKey));
+  if (!principal.ok()) {
+    services_.frontend.metrics().rejected(Rejection::kUnauthenticated);
+    return principal.status();
+  }
+  call.principal = std::move(*principal);
   return call;
 }
 
@@ -58,10 +63,11 @@ Status Door::admit(const IncomingCall& call, GenerationTask* task) {
 
 Result<std::shared_ptr<AnswerStream>> Door::submit(const IncomingCall& call, GenerationTask task,
                                                    AnswerReader& reader) {
+  Duration wait{};
   Result<std::shared_ptr<AnswerStream>> stream =
-      submit_as(call.principal.get(), services_.frontend, std::move(task), reader);
+      submit_as(call.principal.get(), services_.frontend, std::move(task), reader, &wait);
   if (stream.status().code() == StatusCode::kResourceExhausted)
-    call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", numbers_.next_retry_ms()));
+    call.context->AddTrailingMetadata(kRetryKey, fmt::format("{}", numbers_.next_retry_ms(wait)));
   return stream;
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "server/output_form.h"
+
 namespace sluice {
 
 namespace {
@@ -29,9 +31,6 @@ Status check_decoding(const DecodingParameters& decoding) {
       return invalid_argument("length_penalty.decay_factor: must be in [1, 10], got {}", decay);
     if (decay != 1) return failed_precondition("length_penalty: is not supported");
   }
-  const bool plain = decoding.guided_case() == DecodingParameters::GUIDED_NOT_SET ||
-                     (decoding.has_format() && decoding.format() == DecodingParameters::TEXT);
-  if (!plain) return failed_precondition("guided: output of a given form is not supported");
   return {};
 }
 
@@ -69,6 +68,25 @@ Status check_sampling(const fmaas::SamplingParameters& sampling) {
   if (!(sampling.typical_p() >= 0 && sampling.typical_p() <= 1))
     return invalid_argument("typical_p: must be in (0, 1], or 0 for none, got {}", sampling.typical_p());
   return {};
+}
+
+void fill_form(const DecodingParameters& in, v1::Form* out) {
+  switch (in.guided_case()) {
+    case DecodingParameters::kFormat:
+      if (in.format() == DecodingParameters::JSON) out->set_json_object(true);
+      return;
+    case DecodingParameters::kJsonSchema:
+      return out->set_json_schema(in.json_schema());
+    case DecodingParameters::kRegex:
+      return out->set_regex(in.regex());
+    case DecodingParameters::kChoice:
+      *out->mutable_choice()->mutable_values() = in.choice().choices();
+      return;
+    case DecodingParameters::kGrammar:
+      return out->set_grammar(in.grammar());
+    case DecodingParameters::GUIDED_NOT_SET:
+      return;
+  }
 }
 
 Status fill_sampling(const Parameters& params, v1::Sampling* out) {
@@ -121,7 +139,8 @@ Result<CheckedRequest> check_fmaas(const std::string& text, const Parameters& pa
     if (response.generated_tokens()) out.mutable_output()->set_logprobs(narrowed(response.top_n_tokens()));
     if (response.input_tokens()) out.mutable_output()->set_prompt_logprobs(narrowed(response.top_n_tokens()));
   }
-  SLUICE_ASSIGN_OR_RETURN(CheckedRequest checked, check_generate(out, services, fresh_seed));
+  fill_form(params.decoding(), out.mutable_output()->mutable_form());
+  SLUICE_ASSIGN_OR_RETURN(CheckedRequest checked, name_form(check_generate(out, services, fresh_seed), "guided"));
   checked.prompt_text = text;
   if (stopping.time_limit_millis() > 0)
     checked.task.request.deadline = services.clock.now() + std::chrono::milliseconds(stopping.time_limit_millis());

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <random>
 
+#include "sluice/clock.h"
+
 namespace sluice {
 
 class FreshNumbers {
@@ -28,7 +30,11 @@ class FreshNumbers {
 
   // Refused clients come back within [500, 1500) ms, spread evenly, so that they do not come back together. A second is
   // the order of a queue place's time: 1,024 places, each some seconds of work in a batch of hundreds.
-  uint64_t next_retry_ms() { return 500 + next() % 1000; }
+  // A client whose own budget fills at a known time comes back behind that, spread over half a second.
+  uint64_t next_retry_ms(Duration known = {}) {
+    if (known == Duration{}) return 500 + next() % 1000;
+    return static_cast<uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(known).count()) + next() % 500;
+  }
 
  private:
   std::atomic<uint64_t> state_;

@@ -59,8 +59,10 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   answer->client_id = task.client_id;
   answer->client = task.client;
   answer->revoked = task.revoked;
+  answer->budget = task.budget;
   answer->trace = task.trace;
   answer->arrival = task.request.arrival;
+  answer->num_prompt_tokens = static_cast<int32_t>(task.request.prompt.size());
   answer->lease = std::move(task.lease);
   answer->num_open_choices = task.request.num_choices;
   answer->last_token.assign(static_cast<size_t>(task.request.num_choices), kNever);
@@ -75,29 +77,59 @@ Result<std::shared_ptr<AnswerStream>> Frontend::submit(GenerationTask task, Answ
   // Either this sees the flag, or end_revoked() sees the answer in the table.
   if (revoked && *revoked) {
     forget(id);
+    metrics_.rejected(Rejection::kUnauthenticated);
     return Status(StatusCode::kUnauthenticated, kRevoked);
   }
-  // The first event may come before submit() returns, so the table knows the answer already.
-  if (Status status = queue_.submit(std::move(task.request)); !status.ok()) {
+  Status status;
+  if (task.form) task.request.grammar = compiler_->find(*task.form);
+  if (task.form && !task.request.grammar) {
+    status = compiler_->compile(std::move(*task.form), [this, id, request = std::move(task.request)](auto grammar) {
+      on_compiled(id, request, std::move(grammar));
+    });
+  } else {
+    // The first event may come before submit() returns, so the table knows the answer already.
+    status = enqueue(*stream, std::move(task.request));
+  }
+  if (!status.ok()) {
     forget(id);
     metrics_.rejected(status);
     return status;
   }
-  // Who took the answer out of the table before the request was in the queue cancelled what was not there yet. (An
-  // answer that has ended by now is not known to the scheduler any more.)
-  if (!find(id)) queue_.cancel(id);
   return stream;
 }
 
+Status Frontend::enqueue(const AnswerStream& stream, Request request) {
+  SLUICE_RETURN_IF_ERROR(queue_.submit(std::move(request)));
+  // Who cancelled the answer, or took it out of the table, before the request was in the queue cancelled what was not
+  // there yet. (An answer that has ended by now is not known to the scheduler any more.)
+  if (stream.cancelled() || !find(stream.id())) queue_.cancel(stream.id());
+  return {};
+}
+
+// The compiler's thread.
+void Frontend::on_compiled(RequestId id, Request request, Result<std::shared_ptr<const Grammar>> grammar) {
+  const Open answer = find(id);
+  if (!answer) return;
+  Status status = grammar.status();
+  if (answer->stream->cancelled()) status = {StatusCode::kCancelled, "the request was cancelled"};
+  if (status.ok()) {
+    request.grammar = std::move(*grammar);
+    status = enqueue(*answer->stream, std::move(request));
+  }
+  if (status.ok() || !forget(id)) return;
+  metrics_.rejected(status);
+  last_word(*answer, status);
+}
+
 int32_t Frontend::abort(const std::string& client_id) {
-  std::vector<RequestId> ids;
+  std::vector<std::shared_ptr<AnswerStream>> streams;
   {
     std::lock_guard lock(table_mutex_);
     const auto [begin, end] = by_client_id_.equal_range(client_id);
-    for (auto place = begin; place != end; ++place) ids.push_back(place->second);
+    for (auto place = begin; place != end; ++place) streams.push_back(open_.at(place->second)->stream);
   }
-  for (RequestId id : ids) queue_.cancel(id);
-  return static_cast<int32_t>(ids.size());
+  for (const auto& stream : streams) stream->cancel();
+  return static_cast<int32_t>(streams.size());
 }
 
 void Frontend::fail_all(const Status& status) {
@@ -130,13 +162,21 @@ void Frontend::cut(const std::vector<std::pair<RequestId, Open>>& answers, const
   for (const auto& [id, answer] : answers) {
     queue_.cancel(id);
     answer->lease.reset();
-    GenerationEnd end;
-    end.status = status;
-    end.total_time = clock_.now() - answer->arrival;
-    observe(*answer, end, FinishReason::kNone);
-    answer->stream->close(std::move(end));
-    answer->stream->notify();
+    metrics_.cut(last_word(*answer, status));
   }
+}
+
+// To the reader and to the observer, from what any thread may know of the answer.
+GenerationEnd Frontend::last_word(const OpenAnswer& answer, const Status& status) {
+  GenerationEnd end;
+  end.status = status;
+  end.usage.prompt_tokens = answer.num_prompt_tokens;
+  end.usage.completion_tokens = answer.num_tokens;
+  end.total_time = clock_.now() - answer.arrival;
+  observe(answer, end, FinishReason::kNone);
+  answer.stream->close(end);
+  answer.stream->notify();
+  return end;
 }
 
 // A client's name for its request stands behind its tenant's (auth.h).
@@ -217,6 +257,8 @@ void Frontend::deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touc
   GenerationDelta delta;
   delta.choice = event.choice;
   if (choice.apply(event, &delta)) queue_.finish(event.request, event.choice, choice.num_tokens());
+  answer->num_tokens += static_cast<int32_t>(delta.token_ids.size());
+  if (answer->budget) answer->budget->charge(std::ssize(delta.token_ids));
   const bool has_news = !delta.token_ids.empty() || !delta.prompt_logprobs.empty() || choice.finished();
   if (has_news) answer->stream->push(std::move(delta));
   if (choice.finished()) close_choice(*answer, choice, event);

@@ -4,6 +4,8 @@
 //
 //   server thread --submit--> RequestQueue --> loop thread --emit--> events --> detokeniser thread --> AnswerStream
 //                                  ^--------------- Finish (stop string), Cancel (slow reader) --+
+//
+// A task with a form that nobody has asked for lately goes through the grammar compiler first, and its thread submits.
 #pragma once
 
 #include <atomic>
@@ -18,6 +20,7 @@
 #include <vector>
 
 #include "sluice/clock.h"
+#include "sluice/grammar.h"
 #include "sluice/request.h"
 #include "sluice/status.h"
 
@@ -44,9 +47,13 @@ class Frontend final : public TokenSink {
   // Hears of every answer's end. Before the first submit().
   void set_observer(AnswerObserver observer) { observer_ = std::move(observer); }
 
+  // For tasks with a form; it ends before the Frontend. Before the first submit().
+  void set_compiler(GrammarCompiler* compiler) { compiler_ = compiler; }
+
   // Hands the task over. `reader` must live until it has taken the end; it is not called before its first take().
   // RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE when it is closed, UNAUTHENTICATED when the client's token
-  // was taken back meanwhile: then the reader is never called.
+  // was taken back meanwhile: then the reader is never called. (Where a form is compiled first, these and its own
+  // INVALID_ARGUMENT are the answer's end.)
   Result<std::shared_ptr<AnswerStream>> submit(GenerationTask task, AnswerReader& reader);
 
   // Cancels all open answers with this client id; how many there were.
@@ -74,8 +81,11 @@ class Frontend final : public TokenSink {
     std::string client_id;
     std::string client;
     std::shared_ptr<const std::atomic<bool>> revoked;
+    std::shared_ptr<TokenBudget> budget;
     std::optional<TraceParent> trace;
     TimePoint arrival;
+    int32_t num_prompt_tokens = 0;
+    std::atomic<int32_t> num_tokens{0};  // delivered, of all choices
     std::shared_ptr<void> lease;  // whoever takes the answer out of the table lets it go
     // The rest belongs to the detokeniser thread.
     std::vector<ChoiceText> choices;
@@ -89,6 +99,8 @@ class Frontend final : public TokenSink {
   };
   using Open = std::shared_ptr<OpenAnswer>;
 
+  Status enqueue(const AnswerStream& stream, Request request);
+  void on_compiled(RequestId id, Request request, Result<std::shared_ptr<const Grammar>> grammar);
   void run();
   bool wait_for_events(std::vector<TokenEvent>* events);
   void deliver(TokenEvent& event, TimePoint now, std::vector<Open>& touched);
@@ -96,6 +108,7 @@ class Frontend final : public TokenSink {
   static void close_choice(OpenAnswer& answer, const ChoiceText& choice, const TokenEvent& event);
   void close(OpenAnswer& answer, RequestId id, FinishReason finish);
   // The last word of answers that were taken out of the table.
+  GenerationEnd last_word(const OpenAnswer& answer, const Status& status);
   void cut(const std::vector<std::pair<RequestId, Open>>& answers, const Status& status);
   void observe(const OpenAnswer& answer, const GenerationEnd& end, FinishReason finish) const;
   static std::string own_name(const OpenAnswer& answer);
@@ -111,6 +124,7 @@ class Frontend final : public TokenSink {
   const OutboxLimits limits_;
   RequestMetrics metrics_;
   AnswerObserver observer_;
+  GrammarCompiler* compiler_ = nullptr;
   const std::shared_ptr<std::atomic<int64_t>> num_untaken_ = std::make_shared<std::atomic<int64_t>>(0);
 
   mutable std::mutex table_mutex_;

@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "sluice/grammar.h"
 #include "sluice/request.h"
 #include "sluice/status.h"
 
+#include "server/token_budget.h"
 #include "server/trace_parent.h"
 
 namespace sluice {
@@ -24,10 +26,12 @@ enum class Delivery : uint8_t {
 struct GenerationTask {
   Request request;                        // validated; `id` and `arrival` are the Frontend's to fill
   std::vector<std::string> stop_strings;  // none empty, valid UTF-8
+  std::optional<OutputForm> form;         // that each answer must have; the Frontend has it compiled
   std::string client_id;                  // the client's name for it, for abort(); need not be unique
   bool strip_leading_space = false;       // the first space belongs to the prompt's layout, not to the answer
   Delivery delivery = Delivery::kStream;
   std::shared_ptr<void> lease;  // let go when the answer has ended: what counts the client's open answers; may be empty
+  std::shared_ptr<TokenBudget> budget;  // charged with each generated token; may be empty
   std::string client;           // whose token it is; empty: nobody was asked
   std::shared_ptr<const std::atomic<bool>> revoked;  // becomes true when that token is taken back; may be empty
   std::optional<TraceParent> trace;                  // that the request belongs to

@@ -67,11 +67,10 @@ void set_up_libraries() {
 // Certificates as gRPC's own watcher wants them: by file name. What it sees has been checked and changes in one step,
 // unlike the operator's files, of which the certificate may be new and the key old for a moment.
 struct WatchedCertificates {
-  Status load(const TlsFiles& files) {
-    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(files));
+  Status set(const TlsMaterial& material) {
     // One file for both: a reader finds the parts by their PEM headers.
     SLUICE_RETURN_IF_ERROR(key_and_cert.replace(material.key + "\n" + material.cert));
-    return files.client_ca.empty() ? Status() : client_ca.replace(material.client_ca);
+    return material.client_ca.empty() ? Status() : client_ca.replace(material.client_ca);
   }
 
   MemoryFile key_and_cert, client_ca;
@@ -109,7 +108,8 @@ GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::shared_ptr<grpc::ServerCredentials>> GrpcServer::Impl::credentials() {
   if (tls_files.empty()) return grpc::InsecureServerCredentials();
-  SLUICE_RETURN_IF_ERROR(certificates.load(tls_files));
+  SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(tls_files));
+  SLUICE_RETURN_IF_ERROR(certificates.set(material));
   namespace tls = grpc::experimental;
   const std::string pair = certificates.key_and_cert.path();
   tls::TlsServerCredentialsOptions options(
@@ -156,9 +156,7 @@ const std::string& GrpcServer::address() const { return impl_->address; }
 
 void GrpcServer::set_ready(bool ready) { impl_->set_serving(ready); }
 
-Status GrpcServer::reload_tls() {
-  return impl_->tls_files.empty() ? Status() : impl_->certificates.load(impl_->tls_files);
-}
+Status GrpcServer::set_tls(const TlsMaterial& material) { return impl_->certificates.set(material); }
 
 bool GrpcServer::shutdown(Duration grace) {
   if (!impl_->server) return true;

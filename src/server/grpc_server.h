@@ -41,9 +41,9 @@ class GrpcServer {
   // Health of "" and of every service, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
 
-  // Reads the files of GrpcServerOptions::tls again: connections made a second later see the new certificates, those
-  // that are open go on. If anything about them is wrong, says what, and the old ones stay. Nothing to do without TLS.
-  Status reload_tls();
+  // Connections made a second later see these certificates, those that are open go on. INTERNAL if the machine refuses
+  // the memory; the old ones then stay. Only with TLS.
+  Status set_tls(const TlsMaterial& material);
 
   // Drains: nothing new is begun, open answers have `grace` to end and to reach their readers, what is left then ends
   // with UNAVAILABLE, and the port closes. True if nothing had to be cut off. Returns after all calls are gone,

@@ -126,7 +126,10 @@ HttpApi::HttpApi(Services services, HttpGuard guard)
     : services_(std::move(services)), guard_(guard), created_(seconds_since_1970()) {}
 
 std::optional<HttpResponse> HttpApi::enter(HttpRequest* request) const {
-  if (const Status status = check_site(*request); !status.ok()) return error_response(status);
+  if (const Status status = check_site(*request); !status.ok()) {
+    services_.frontend.metrics().rejected(Rejection::kForbidden);
+    return error_response(status);
+  }
   if (!guard_.authenticator) return std::nullopt;
   const std::string_view path = path_of(*request);
   if (path == "/" || path == "/health" || path == "/ready") return std::nullopt;
@@ -135,6 +138,7 @@ std::optional<HttpResponse> HttpApi::enter(HttpRequest* request) const {
     request->principal = std::move(*principal);
     return std::nullopt;
   }
+  services_.frontend.metrics().rejected(Rejection::kUnauthenticated);
   HttpResponse response = error_response(principal.status());
   response.extra_headers = "WWW-Authenticate: Bearer\r\n";
   return response;
@@ -159,8 +163,8 @@ Status HttpApi::check_site(const HttpRequest& request) const {
 }
 
 Result<std::shared_ptr<AnswerStream>> HttpApi::submit(const HttpRequest& request, GenerationTask task,
-                                                      AnswerReader& reader) {
-  return submit_as(request.principal.get(), services_.frontend, std::move(task), reader);
+                                                      AnswerReader& reader, Duration* retry_after) {
+  return submit_as(request.principal.get(), services_.frontend, std::move(task), reader, retry_after);
 }
 
 std::variant<HttpResponse, HttpGeneration> HttpApi::handle(const HttpRequest& request) {
@@ -267,11 +271,11 @@ std::variant<HttpResponse, HttpGeneration> HttpApi::generate(const HttpRequest& 
   return generation;
 }
 
-HttpResponse HttpApi::refuse(const Status& status) {
+HttpResponse HttpApi::refuse(const Status& status, Duration retry_after) {
   HttpResponse response = error_response(status);
   if (response.status == 429 || response.status == 503) {
     // Retry-After knows whole seconds only; retry-after-ms is what OpenAI's clients read first.
-    const uint64_t wait_ms = numbers_.next_retry_ms();
+    const uint64_t wait_ms = numbers_.next_retry_ms(retry_after);
     response.extra_headers = fmt::format("Retry-After: {}\r\nretry-after-ms: {}\r\n", (wait_ms + 999) / 1000, wait_ms);
   }
   return response;

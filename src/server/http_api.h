@@ -66,9 +66,10 @@ class HttpApi {
   std::optional<HttpResponse> enter(HttpRequest* request) const;
   std::variant<HttpResponse, HttpGeneration> handle(const HttpRequest& request);
   // Frontend::submit() in the client's name.
-  Result<std::shared_ptr<AnswerStream>> submit(const HttpRequest& request, GenerationTask task, AnswerReader& reader);
+  Result<std::shared_ptr<AnswerStream>> submit(const HttpRequest& request, GenerationTask task, AnswerReader& reader,
+                                               Duration* retry_after);
   // The refusal of a generation, with a hint when to come back where that helps.
-  HttpResponse refuse(const Status& status);
+  HttpResponse refuse(const Status& status, Duration retry_after = {});
 
   Frontend& frontend() const { return services_.frontend; }
 

@@ -197,10 +197,11 @@ void HttpConnection::begin(HttpGeneration generation) {
   answer_ = std::move(generation.answer);
   streams_ = generation.stream;
   head_sent_ = ended_ = client_lost_ = false;
-  Result<std::shared_ptr<AnswerStream>> stream = api_.submit(request_, std::move(generation.task), *this);
+  Duration wait{};
+  Result<std::shared_ptr<AnswerStream>> stream = api_.submit(request_, std::move(generation.task), *this, &wait);
   if (!stream.ok()) {
     answer_.reset();
-    return write(to_wire(api_.refuse(stream.status()), request_, !last_request_));
+    return write(to_wire(api_.refuse(stream.status(), wait), request_, !last_request_));
   }
   outbox_ = std::move(*stream);
   self_ = shared_from_this();

@@ -5,6 +5,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <functional>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -50,13 +51,12 @@ struct HttpServer::Impl {
   // Calls `action` for all that are alive.
   template <typename Action>
   void for_each(const Action& action);
-  Status load_certificates() {
-    if (tls_files.empty()) return {};
-    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(tls_files));
+  Result<std::function<void()>> prepare_tls(const TlsMaterial& material) {
     SLUICE_ASSIGN_OR_RETURN(std::shared_ptr<asio::ssl::context> fresh, make_tls_context(material));
-    std::lock_guard lock(mutex);
-    tls = std::move(fresh);
-    return {};
+    return std::function<void()>([this, fresh] {
+      std::lock_guard lock(mutex);
+      tls = fresh;
+    });
   }
   std::shared_ptr<asio::ssl::context> current_tls() const {
     std::lock_guard lock(mutex);
@@ -69,7 +69,6 @@ struct HttpServer::Impl {
 
   HttpApi api;
   const int64_t max_body_bytes;
-  TlsFiles tls_files;
   std::shared_ptr<asio::ssl::context> tls;  // null: none; what it gave a connection lives on without it
   std::string address;
   int port = 0;
@@ -96,12 +95,23 @@ Status HttpServer::Impl::listen(const HostPort& wanted) {
     return unavailable("http: cannot listen on \"{}:{}\": {}", wanted.host, wanted.port, error.message());
   };
   if (error) return fail();
-  const tcp::endpoint endpoint = *found.begin();
-  acceptor.open(endpoint.protocol(), error);
-  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) acceptor.bind(endpoint, error);
-  if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
-  if (error) return fail();
+  // The first that this machine has; if there is none, the first one's reason is told.
+  boost::system::error_code first_error;
+  for (const tcp::endpoint endpoint : found) {
+    error = {};
+    acceptor.open(endpoint.protocol(), error);
+    if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor.bind(endpoint, error);
+    if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
+    if (!error) break;
+    if (!first_error) first_error = error;
+    boost::system::error_code ignored;
+    acceptor.close(ignored);
+  }
+  if (!acceptor.is_open()) {
+    error = first_error;
+    return fail();
+  }
   port = acceptor.local_endpoint().port();
   address = fmt::format("{}:{}", wanted.host, port);
   return {};
@@ -157,8 +167,11 @@ HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Result<std::unique_ptr<HttpServer>> HttpServer::start(const HttpServerOptions& options, const Services& services) {
   SLUICE_ASSIGN_OR_RETURN(const HostPort wanted, parse_host_port("http", options.address));
   auto impl = std::make_unique<Impl>(services, options);
-  impl->tls_files = options.tls;
-  SLUICE_RETURN_IF_ERROR(impl->load_certificates());
+  if (!options.tls.empty()) {
+    SLUICE_ASSIGN_OR_RETURN(const TlsMaterial material, load_tls(options.tls));
+    SLUICE_ASSIGN_OR_RETURN(const std::function<void()> take, impl->prepare_tls(material));
+    take();
+  }
   SLUICE_RETURN_IF_ERROR(impl->listen(wanted));
   impl->accept();
   for (int i = 0; i < kThreads; ++i) impl->threads.emplace_back([raw = impl.get()] { raw->io.run(); });
@@ -173,7 +186,9 @@ const std::string& HttpServer::address() const { return impl_->address; }
 
 int64_t HttpServer::num_connections() const { return static_cast<int64_t>(impl_->num_connections()); }
 
-Status HttpServer::reload_tls() { return impl_->load_certificates(); }
+Result<std::function<void()>> HttpServer::prepare_tls(const TlsMaterial& material) {
+  return impl_->prepare_tls(material);
+}
 
 void HttpServer::set_ready(bool ready) { impl_->api.set_ready(ready); }
 

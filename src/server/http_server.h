@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -43,8 +44,9 @@ class HttpServer {
   // What /ready says, and whether new answers are begun. Any thread.
   void set_ready(bool ready);
 
-  // As GrpcServer::reload_tls(); holds for the next connection.
-  Status reload_tls();
+  // Makes ready what connections will see from the moment on in which the returned function is called, which cannot
+  // fail. Only with TLS. The server outlives the function.
+  Result<std::function<void()>> prepare_tls(const TlsMaterial& material);
 
   // Drains: nothing new is begun, open answers have `grace` to end, what is left then ends with 503, and the port
   // closes. True if nothing had to be cut off. Returns after all connections are gone, whatever the loop thread does.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/kserve_tensors.h"
+#include "server/output_form.h"
 #include "server/sampling_json.h"
 
 namespace sluice {
@@ -171,9 +172,10 @@ Result<CheckedInfer> check_infer(const ModelInferRequest& request, const Service
     return failed_precondition("sampling_parameters: prompt_logprobs: no output tensor could hold them");
   generate.mutable_output()->set_echo(out.options.prepend_input);
   generate.set_priority(parameters.priority);
-  Result<CheckedRequest> checked = check_generate(generate, services, fresh_seed);
+  Result<CheckedRequest> checked = name_form(check_generate(generate, services, fresh_seed), "structured_outputs");
   if (!checked.ok()) return in_words_of_protocol(checked.status());
   out.checked = std::move(*checked);
+  if (out.checked.task.form) out.checked.task.form->field = "sampling_parameters: structured_outputs";
   if (parameters.timeout > Duration{}) out.checked.task.request.deadline = services.clock.now() + parameters.timeout;
   return out;
 }

@@ -125,7 +125,7 @@ OpenAiAnswer::OpenAiAnswer(const OpenAiRequest& request, std::string id, int64_t
       prompt_text_(request.checked.prompt_text) {
   const Request& inner = request.checked.task.request;
   if (echo_) prompt_ = inner.prompt;
-  choices_.resize(static_cast<size_t>(inner.num_choices), {AnswerParser(request.thinks, request.tools)});
+  choices_.resize(static_cast<size_t>(inner.num_choices), {AnswerParser(request.thinks, request.calls)});
 }
 
 json OpenAiAnswer::head(const char* object) const {

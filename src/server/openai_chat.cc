@@ -1,7 +1,9 @@
 // Messages and tools of a chat in OpenAI's form.
+#include <algorithm>
 #include <utility>
 
 #include "server/openai_request.h"
+#include "tokenizer/utf8.h"
 
 namespace sluice {
 
@@ -109,7 +111,8 @@ Result<ChatMessage> read_message(const json& value, size_t index) {
   return message;
 }
 
-Result<ToolDefinition> read_tool(const json& value, size_t index) {
+// `strict` becomes true if the tool asks for it.
+Result<ToolDefinition> read_tool(const json& value, size_t index, bool* strict) {
   const std::string path = fmt::format("tools[{}]", index);
   if (!value.is_object() || !value.contains("function") || !value["function"].is_object())
     return invalid_argument("{}.function: expected an object", path);
@@ -122,7 +125,9 @@ Result<ToolDefinition> read_tool(const json& value, size_t index) {
   SLUICE_RETURN_IF_ERROR(fields.read("description", &tool.description));
   const json* parameters = fields.find("parameters");
   if (parameters && !parameters->is_object()) return fields.wrong("parameters", "a JSON schema");
-  fields.ignore({"strict"});
+  bool is_strict = false;
+  SLUICE_RETURN_IF_ERROR(fields.read("strict", &is_strict));
+  *strict |= is_strict;
   SLUICE_RETURN_IF_ERROR(fields.expect_nothing_else());
   SLUICE_RETURN_IF_ERROR(write_spaced(parameters ? *parameters : json::object(), 0, &tool.parameters));
   return tool;
@@ -142,20 +147,64 @@ Result<std::vector<ChatMessage>> read_messages(JsonBody& body) {
   return messages;
 }
 
-Result<std::vector<ToolDefinition>> read_tools(JsonBody& body) {
-  std::vector<ToolDefinition> tools;
+namespace {
+
+// {"type": "function", "function": {"name": ...}}
+Result<std::string> read_named_tool(const json& choice) {
+  JsonBody fields(choice, "tool_choice.");
+  std::string type, name;
+  SLUICE_RETURN_IF_ERROR(fields.read("type", &type));
+  const json* function = fields.find("function");
+  SLUICE_RETURN_IF_ERROR(fields.expect_nothing_else());
+  if (type != "function" || !function || !function->is_object())
+    return fields.wrong("function", "an object with a name");
+  JsonBody inner(*function, "tool_choice.function.");
+  SLUICE_RETURN_IF_ERROR(inner.read("name", &name));
+  SLUICE_RETURN_IF_ERROR(inner.expect_nothing_else());
+  return name;
+}
+
+Status read_tool_choice(const json& choice, bool one_at_a_time, ToolRequest* out) {
+  if (choice == "auto") return {};
+  if (choice == "required") {
+    out->calls = one_at_a_time ? ToolCalls::kOne : ToolCalls::kAny;
+    out->callable = out->tools;
+  } else if (choice.is_object()) {
+    SLUICE_ASSIGN_OR_RETURN(const std::string name, read_named_tool(choice));
+    const auto place = std::ranges::find(out->tools, name, &ToolDefinition::name);
+    if (place == out->tools.end())
+      return invalid_argument("tool_choice.function.name: \"{}\" is none of the tools",
+                              name.substr(0, valid_utf8_prefix(name.substr(0, 80))));
+    out->calls = ToolCalls::kOne;
+    out->callable = {*place};
+  } else {
+    return invalid_argument("tool_choice: expected \"auto\", \"none\", \"required\" or a function, found {}",
+                            kind_of(choice));
+  }
+  if (out->tools.empty()) return invalid_argument("tool_choice: there are no tools to choose from");
+  return {};
+}
+
+}  // namespace
+
+Result<ToolRequest> read_tools(JsonBody& body) {
+  ToolRequest out;
   const json* choice = body.find("tool_choice");
   const json* values = body.find("tools");
-  body.ignore({"parallel_tool_calls"});
-  if (choice && *choice != "auto" && *choice != "none")
-    return Status(StatusCode::kUnimplemented, "tool_choice: only \"auto\" and \"none\" are supported");
-  if (!values || (choice && *choice == "none")) return tools;
-  if (!values->is_array()) return body.wrong("tools", "an array");
-  for (size_t i = 0; i < values->size(); ++i) {
-    SLUICE_ASSIGN_OR_RETURN(ToolDefinition tool, read_tool((*values)[i], i));
-    tools.push_back(std::move(tool));
+  bool parallel = true, strict = false;
+  SLUICE_RETURN_IF_ERROR(body.read("parallel_tool_calls", &parallel));
+  if (choice && *choice == "none") return out;
+  if (values && !values->is_array()) return body.wrong("tools", "an array");
+  for (size_t i = 0; values && i < values->size(); ++i) {
+    SLUICE_ASSIGN_OR_RETURN(ToolDefinition tool, read_tool((*values)[i], i, &strict));
+    out.tools.push_back(std::move(tool));
   }
-  return tools;
+  if (strict) {
+    out.calls = ToolCalls::kWellFormed;
+    out.callable = out.tools;
+  }
+  if (choice) SLUICE_RETURN_IF_ERROR(read_tool_choice(*choice, !parallel, &out));
+  return out;
 }
 
 }  // namespace sluice

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <utility>
 
+#include "server/output_form.h"
+
 namespace sluice {
 
 namespace {
@@ -134,14 +136,6 @@ Status refuse_unless(JsonBody& body, const char* name, const json& allowed, cons
   return {StatusCode::kUnimplemented, fmt::format("{}: {}", name, why)};
 }
 
-Status read_response_format(JsonBody& body) {
-  const json* format = body.find("response_format");
-  if (!format) return {};
-  if (!format->is_object() || !format->contains("type")) return body.wrong("response_format", "an object with a type");
-  if ((*format)["type"] == "text") return {};
-  return {StatusCode::kUnimplemented, "response_format: only {\"type\": \"text\"} is supported"};
-}
-
 Status read_chat_kwargs(JsonBody& body, v1::ChatRequest* request, bool* thinking) {
   const json* kwargs = body.find("chat_template_kwargs");
   if (!kwargs) return {};
@@ -164,6 +158,17 @@ Status read_chat_logprobs(JsonBody& body, v1::ChatRequest* request, OpenAiReques
   if (top < 0 || top > kMaxLogprobs)
     return invalid_argument("top_logprobs: must be in [0, {}], got {}", kMaxLogprobs, top);
   request->mutable_output()->set_logprobs(top);
+  return {};
+}
+
+// A choice that asks for calls, and strict tools, are forms too.
+Status apply_tool_choice(const ToolRequest& tools, const Services& services, std::string* name, v1::Form* form) {
+  if (!tools.calls) return {};
+  // Between calls that may come and a form of the text beside them nothing is asked that both can keep.
+  if (!name->empty()) return invalid_argument("tools: cannot be asked for together with {}", *name);
+  if (!services.tokenizer) return {};  // check_chat() says so
+  *name = *tools.calls == ToolCalls::kWellFormed ? "tools" : "tool_choice";
+  form->set_structural_tag(tool_call_tag(tools.callable, *tools.calls, *services.tokenizer));
   return {};
 }
 
@@ -197,9 +202,9 @@ Result<OpenAiRequest> read_completion(std::string_view text, const Services& ser
   SLUICE_RETURN_IF_ERROR(refuse_unless(body, "suffix", "", "is not supported"));
   if (const json* best_of = body.find("best_of"); best_of && *best_of != json(request.has_n() ? request.n() : 1))
     return Status(StatusCode::kUnimplemented, "best_of: must equal n");
-  SLUICE_RETURN_IF_ERROR(read_response_format(body));
+  SLUICE_ASSIGN_OR_RETURN(const std::string form, read_response_format(body, request.mutable_output()->mutable_form()));
   SLUICE_RETURN_IF_ERROR(body.expect_nothing_else());
-  SLUICE_ASSIGN_OR_RETURN(out.checked, in_openai_words(check_generate(request, services, fresh_seed)));
+  SLUICE_ASSIGN_OR_RETURN(out.checked, in_openai_words(name_form(check_generate(request, services, fresh_seed), form)));
   return out;
 }
 
@@ -216,14 +221,19 @@ Result<OpenAiRequest> read_chat_completion(std::string_view text, const Services
   ChatOptions options;
   SLUICE_RETURN_IF_ERROR(read_chat_kwargs(body, &request, &options.thinking));
   SLUICE_RETURN_IF_ERROR(read_chat_logprobs(body, &request, &out));
-  SLUICE_RETURN_IF_ERROR(read_response_format(body));
-  SLUICE_ASSIGN_OR_RETURN(options.tools, read_tools(body));
+  SLUICE_ASSIGN_OR_RETURN(std::string form, read_response_format(body, request.mutable_output()->mutable_form()));
+  SLUICE_ASSIGN_OR_RETURN(ToolRequest tools, read_tools(body));
+  SLUICE_RETURN_IF_ERROR(apply_tool_choice(tools, services, &form, request.mutable_output()->mutable_form()));
+  options.tools = std::move(tools.tools);
   SLUICE_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, read_messages(body));
   SLUICE_RETURN_IF_ERROR(body.expect_nothing_else());
-  out.tools = !options.tools.empty();
-  SLUICE_ASSIGN_OR_RETURN(out.checked, in_openai_words(check_chat(request, messages, options, services, fresh_seed)));
+  SLUICE_ASSIGN_OR_RETURN(
+      out.checked, in_openai_words(name_form(check_chat(request, messages, options, services, fresh_seed), form)));
   SLUICE_ASSIGN_OR_RETURN(const ChatFormat format, chat_format_of(request, services));
   out.thinks = opens_thought(format, options.thinking);
+  if (!options.tools.empty()) out.calls = call_layout(format);
+  if (tools.calls && out.calls != CallLayout::kTags)
+    return failed_precondition("{}: calls are held to a form in the layout of V3.1 alone, found that of {}", form, name(format));
   return out;
 }
 

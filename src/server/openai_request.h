@@ -4,11 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "chat/answer_parser.h"
 #include "server/json_body.h"
+#include "server/output_form.h"
 #include "server/services.h"
 #include "server/validate.h"
 
@@ -23,7 +26,7 @@ struct OpenAiRequest {
   bool logprobs = false;
   bool only_prompt = false;  // completions with max_tokens 0: the one token that was drawn is not shown
   bool thinks = false;       // chat: the answer begins inside a thought
-  bool tools = false;        // chat: the answer may ask for some
+  CallLayout calls = CallLayout::kNone;  // chat: how the answer asks for tools, where it may
 };
 
 Result<OpenAiRequest> read_completion(std::string_view body, const Services& services, uint64_t fresh_seed);
@@ -31,6 +34,11 @@ Result<OpenAiRequest> read_chat_completion(std::string_view body, const Services
 
 // Messages and tools of a chat: openai_chat.cc.
 Result<std::vector<ChatMessage>> read_messages(JsonBody& body);
-Result<std::vector<ToolDefinition>> read_tools(JsonBody& body);
+struct ToolRequest {
+  std::vector<ToolDefinition> tools;     // offered; none with tool_choice "none"
+  std::optional<ToolCalls> calls;        // what the answer must keep to; none: nothing
+  std::vector<ToolDefinition> callable;  // of `tools`, those that `calls` means
+};
+Result<ToolRequest> read_tools(JsonBody& body);
 
 }  // namespace sluice

@@ -33,6 +33,10 @@ const char* reason_of(const Status& status) {
   switch (status.code()) {
     case StatusCode::kResourceExhausted:
       return "queue_full";
+    case StatusCode::kUnauthenticated:
+      return "unauthenticated";
+    case StatusCode::kPermissionDenied:
+      return "forbidden";
     case StatusCode::kUnavailable:
       return "draining";
     case StatusCode::kInvalidArgument:
@@ -101,9 +105,23 @@ void RequestMetrics::ended(const GenerationEnd& end, int32_t longest_choice) {
   histograms_.max_generation_tokens.observe(longest_choice);
 }
 
+void RequestMetrics::cut(const GenerationEnd& end) {
+  if (end.usage.completion_tokens == 0) return;  // as with those that were given up while they waited
+  std::lock_guard lock(mutex_);
+  histograms_.end_to_end.observe(seconds(end.total_time));
+  histograms_.prompt_tokens.observe(end.usage.prompt_tokens);
+  histograms_.generation_tokens.observe(end.usage.completion_tokens);
+}
+
 void RequestMetrics::rejected(const Status& why) {
   std::lock_guard lock(mutex_);
   ++rejections_[reason_of(why)];
+}
+
+void RequestMetrics::rejected(Rejection why) {
+  constexpr const char* kNames[] = {"unauthenticated", "forbidden", "client_limit", "rate_limit"};
+  std::lock_guard lock(mutex_);
+  ++rejections_[kNames[static_cast<size_t>(why)]];
 }
 
 RequestHistograms RequestMetrics::histograms() const {

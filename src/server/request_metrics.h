@@ -38,14 +38,25 @@ struct RequestHistograms {
   Histogram max_generation_tokens;
 };
 
+// Who was sent away for what he is or had, not for what he asked.
+enum class Rejection : uint8_t {
+  kUnauthenticated,  // no token that is known, or one that was taken back
+  kForbidden,        // a page of another site, or a name that is not ours
+  kClientLimit,      // his own: answers open at once, or their prompt tokens
+  kRateLimit,        // his own: tokens a minute
+};
+
 class RequestMetrics {
  public:
   void first_token(Duration since_arrival);
   void inter_token(Duration gap);
   // The last word of an admitted request, whatever its status. `longest_choice` in tokens.
   void ended(const GenerationEnd& end, int32_t longest_choice);
+  // Of an answer that was cut off before the loop had its last word.
+  void cut(const GenerationEnd& end);
   // No answer was begun for this reason, or the loop turned the request down.
   void rejected(const Status& why);
+  void rejected(Rejection why);
 
   RequestHistograms histograms() const;
   std::map<std::string, int64_t> rejections() const;  // by reason; every reason is there from the start
@@ -53,8 +64,9 @@ class RequestMetrics {
  private:
   mutable std::mutex mutex_;
   RequestHistograms histograms_;
-  std::map<std::string, int64_t> rejections_ = {{"draining", 0},   {"internal", 0},  {"invalid", 0},
-                                                {"queue_full", 0}, {"too_large", 0}, {"unsupported", 0}};
+  std::map<std::string, int64_t> rejections_ = {
+      {"client_limit", 0}, {"draining", 0},   {"forbidden", 0}, {"internal", 0},        {"invalid", 0},
+      {"queue_full", 0},   {"rate_limit", 0}, {"too_large", 0}, {"unauthenticated", 0}, {"unsupported", 0}};
 };
 
 }  // namespace sluice

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "server/output_form.h"
 #include "tokenizer/json_field.h"
 
 namespace sluice {
@@ -145,7 +146,12 @@ std::map<std::string, Reader> make_readers() {
     out->mutable_stopping()->set_ignore_eos(given);
     return {};
   };
+  const auto form = [](const std::string& key, const json& value, GenerateRequest* out) {
+    return read_structured_outputs(value, key, out->mutable_output()->mutable_form());
+  };
   return {{"n", integer_of_request},
+          {"structured_outputs", form},
+          {"guided_decoding", form},  // its name before vLLM 0.12
           {"top_k", integer_of_request},
           {"temperature", real(&Sampling::set_temperature)},
           {"top_p", real(&Sampling::set_top_p)},

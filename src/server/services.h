@@ -75,6 +75,7 @@ struct Services {
   Status chat_status{};                     // why there is no chat_format
   const Clock& clock;
   std::string version{};
+  bool has_grammars = false;                    // the Frontend has a GrammarCompiler
   std::function<LoopReport()> report{};         // any thread; may be empty
   std::function<ExpertReport()> expert_load{};  // the same
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "chat/answer_parser.h"
+#include "server/output_form.h"
 #include "tokenizer/utf8.h"
 
 namespace sluice {
@@ -105,6 +107,7 @@ Result<CheckedRequest> read_common(const RequestMessage& in, const Services& ser
   if (output.has_prompt_logprobs())
     SLUICE_RETURN_IF_ERROR(check_range("prompt_logprobs", request.num_prompt_logprobs, 0, kMaxLogprobs));
   out.echo = output.echo();
+  SLUICE_ASSIGN_OR_RETURN(out.task.form, check_form(output.form(), services));
 
   if (in.has_n()) request.num_choices = in.n();
   SLUICE_RETURN_IF_ERROR(check_range("n", request.num_choices, 1, kMaxChoices));
@@ -226,7 +229,9 @@ Result<CheckedRequest> check_chat(const v1::ChatRequest& request, const std::vec
   SLUICE_RETURN_IF_ERROR(check_prompt_length("messages", out.task.request.prompt.size(), services.model));
   // V2 writes "Assistant: " before an answer of the history, but ends the prompt with "Assistant:"; without the space
   // the answer can be sent back as it came.
-  out.task.strip_leading_space = format == ChatFormat::kDeepSeekV2;
+  out.task.strip_leading_space = format == ChatFormat::kDeepSeekV2 && !out.task.form;
+  if (out.task.form && opens_thought(format, options.thinking))
+    out.task.request.grammar_after = services.tokenizer->id_of(kEndOfThought);
   if (out.echo)
     for (const PromptPiece& piece : pieces) out.prompt_text += piece.text;
   return out;

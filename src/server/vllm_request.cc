@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "server/output_form.h"
+
 namespace sluice {
 
 namespace {
@@ -22,8 +24,6 @@ Status refuse_what_we_lack(const GenerateRequest& in) {
     return failed_precondition("kv_transfer_params: this server neither sends nor takes cached keys and values");
   if (in.data_parallel_rank() != 0)
     return invalid_argument("data_parallel_rank: must be 0, got {}", in.data_parallel_rank());
-  if (in.sampling_params().constraint_case() != SamplingParams::CONSTRAINT_NOT_SET)
-    return failed_precondition("constraint: output of a given form is not supported");
   return {};
 }
 
@@ -45,6 +45,26 @@ void fill_stopping(const SamplingParams& in, const ModelInfo& model, v1::Stoppin
   out->set_ignore_eos(in.ignore_eos());
   *out->mutable_stop_strings() = in.stop();
   *out->mutable_stop_token_ids() = in.stop_token_ids();
+}
+
+void fill_form(const SamplingParams& in, v1::Form* out) {
+  switch (in.constraint_case()) {
+    case SamplingParams::kJsonSchema:
+      return out->set_json_schema(in.json_schema());
+    case SamplingParams::kRegex:
+      return out->set_regex(in.regex());
+    case SamplingParams::kGrammar:
+      return out->set_grammar(in.grammar());
+    case SamplingParams::kStructuralTag:
+      return out->set_structural_tag(in.structural_tag());
+    case SamplingParams::kJsonObject:
+      return out->set_json_object(in.json_object());
+    case SamplingParams::kChoice:
+      *out->mutable_choice()->mutable_values() = in.choice().choices();
+      return;
+    case SamplingParams::CONSTRAINT_NOT_SET:
+      return;
+  }
 }
 
 Status fill_prompt(const GenerateRequest& in, const Services& services, v1::GenerateRequest* out) {
@@ -79,7 +99,8 @@ Result<CheckedRequest> check_vllm(const GenerateRequest& request, const Services
   if (params.has_prompt_logprobs()) out.mutable_output()->set_prompt_logprobs(params.prompt_logprobs());
   out.set_n(params.n() == 0 ? 1 : narrowed(params.n()));
   out.set_request_id(request.request_id());
-  return check_generate(out, services, fresh_seed);
+  fill_form(params, out.mutable_output()->mutable_form());
+  return name_form(check_generate(out, services, fresh_seed), "constraint");
 }
 
 }  // namespace sluice

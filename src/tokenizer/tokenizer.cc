@@ -5,6 +5,7 @@
 
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
+#include "tokenizer/nfc.h"
 #include "tokenizer/pre_tokenizer.h"
 #include "tokenizer/tokenizer_config.h"
 #include "tokenizer/tokenizer_json.h"
@@ -21,6 +22,7 @@ struct Tokenizer::Impl {
   std::optional<TokenId> bos;
   std::optional<TokenId> eos;
   bool adds_bos = false;
+  bool nfc = false;
   std::string chat_template;
 
   Status build(TokenizerSpec spec);
@@ -63,6 +65,7 @@ Result<Tokenizer> Tokenizer::parse(std::string_view tokenizer_json, std::string_
 }
 
 Status Tokenizer::Impl::build(TokenizerSpec spec) {
+  nfc = spec.nfc;
   SLUICE_ASSIGN_OR_RETURN(added, AddedTokens::make(spec.added_tokens));
   SLUICE_ASSIGN_OR_RETURN(vocabulary, Vocabulary::make(spec));
   SLUICE_ASSIGN_OR_RETURN(bpe, Bpe::make(&vocabulary, spec));
@@ -102,7 +105,9 @@ Status Tokenizer::Impl::append(std::string_view text, SpecialTokens special, Pie
       ids->push_back(segment.id);
       continue;
     }
-    SLUICE_RETURN_IF_ERROR(pre_tokenizer.split(segment.text, buffer));
+    std::string normal;  // the pieces are views of it
+    if (nfc && !surely_nfc(segment.text)) normal = to_nfc(segment.text);
+    SLUICE_RETURN_IF_ERROR(pre_tokenizer.split(normal.empty() ? segment.text : normal, buffer));
     for (const std::string_view piece : buffer->pieces()) bpe.append(piece, ids);
   }
   return {};

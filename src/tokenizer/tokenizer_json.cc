@@ -25,13 +25,28 @@ Status parse_added_tokens(const JsonField& list, TokenizerSpec* spec) {
   return {};
 }
 
-Status check_normalizer(const JsonField& section) {
+// None, or normal form C (Qwen's); alone or as a sequence of one.
+Status parse_normalizer(const JsonField& section, TokenizerSpec* spec, bool nested = false) {
   if (section.empty()) return {};
-  SLUICE_RETURN_IF_ERROR(section["type"].expect_string("Sequence"));
+  const JsonField type = section["type"];
+  SLUICE_ASSIGN_OR_RETURN(const std::string name, type.string());
+  if (name == "NFC") {
+    spec->nfc = true;
+    return section.expect_object({"type"});
+  }
+  if (name != "Sequence" || nested) return type.unsupported("NFC or Sequence");
   SLUICE_RETURN_IF_ERROR(section.expect_object({"type", "normalizers"}));
   const JsonField list = section["normalizers"];
   SLUICE_RETURN_IF_ERROR(list.expect_array());
-  return list.size() == 0 ? Status() : list.unsupported("an empty list");
+  if (list.size() > 1) return list.unsupported("at most one");
+  return list.size() == 0 ? Status() : parse_normalizer(list[0], spec, true);
+}
+
+// An added token that is looked for in the normalised text would have to be normalised, too.
+Status check_added_tokens(const JsonField& list, const TokenizerSpec& spec) {
+  for (size_t i = 0; spec.nfc && i < spec.added_tokens.size(); ++i)
+    if (spec.added_tokens[i].normalized) return list[i]["normalized"].unsupported("false, with a normalizer");
+  return {};
 }
 
 Status check_decoder(const JsonField& section) {
@@ -134,7 +149,8 @@ Result<TokenizerSpec> parse_tokenizer_json(std::string_view text) {
   SLUICE_RETURN_IF_ERROR(root["padding"].expect_null());
   TokenizerSpec spec;
   SLUICE_RETURN_IF_ERROR(parse_added_tokens(root["added_tokens"], &spec));
-  SLUICE_RETURN_IF_ERROR(check_normalizer(root["normalizer"]));
+  SLUICE_RETURN_IF_ERROR(parse_normalizer(root["normalizer"], &spec));
+  SLUICE_RETURN_IF_ERROR(check_added_tokens(root["added_tokens"], spec));
   SLUICE_ASSIGN_OR_RETURN(spec.stages, parse_pre_tokenizer(root["pre_tokenizer"]));
   SLUICE_RETURN_IF_ERROR(parse_post_processor(root["post_processor"], &spec));
   SLUICE_RETURN_IF_ERROR(check_decoder(root["decoder"]));

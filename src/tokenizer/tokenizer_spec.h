@@ -20,7 +20,7 @@ struct AddedTokenSpec {
   std::string content;  // not empty
   TokenId id = 0;
   bool special = false;     // skipped by decode(skip_special)
-  bool normalized = false;  // matched in a second pass, after the others (there is no normalizer, only the order)
+  bool normalized = false;  // matched in a second pass, after the others (only with no normalizer, so only the order tells)
 };
 
 // What becomes of the matches of a split.
@@ -46,6 +46,7 @@ struct TokenizerSpec {
   std::vector<std::pair<std::string, std::string>> merges;  // best first
   bool ignore_merges = false;                               // a piece that is an entry is that entry
   std::vector<AddedTokenSpec> added_tokens;
+  bool nfc = false;  // texts are put into normal form C before they are split
   std::vector<PreTokenizerStage> stages;
   std::optional<std::string> template_bos;  // what TemplateProcessing puts first
 };

@@ -1,5 +1,5 @@
 // DeepSeek-V4 behind scheduler and cache: state that cannot be cut back inside a page must survive prefix reuse, exact
-// repeats, forks of a half-filled page, preemption and the host tier. Whatever happens to the pages, an answer is what
+// repeats, forks of a half-filled page, preemption, the host tier and a restart on the disk tier. Whatever happens to the pages, an answer is what
 // the request gets alone, without a cache. (A compressor that is asked to go on from another position than its state's
 // ends the process, so a wrong way of a page cannot pass unseen.)
 #include <gtest/gtest.h>
@@ -7,9 +7,11 @@
 #include <map>
 
 #include "app/loaded_model.h"
+#include "app/model_fingerprint.h"
 #include "cache/activation_cache.h"
 #include "engine/executor.h"
 #include "scheduler/scheduler.h"
+#include "tests/model/temp_directory.h"
 #include "tests/support/source_file.h"
 
 namespace sluice {
@@ -42,6 +44,18 @@ class Core final : public TokenSink {
     }
     return answers_;
   }
+
+  // A server's folder, as it is opened at a start.
+  void open_disk(LoadedModel& loaded, const std::string& folder) {
+    const KvLayout layout = loaded.model->kv_layout();
+    const Status status = cache_.open_disk({.folder = folder,
+                                            .max_bytes = 1 << 30,
+                                            .page_bytes = layout.bytes_per_page(),
+                                            .model_hash = 1,
+                                            .layout_hash = layout_fingerprint(layout, "F32")});
+    EXPECT_TRUE(status.ok()) << status.to_string();
+  }
+  ActivationCache& cache() { return cache_; }
 
   const SchedulerStats& stats() const { return scheduler_.stats(); }
   const CacheStats& cache_stats() const { return cache_.stats(); }
@@ -118,6 +132,26 @@ TEST_F(HybridServing, PreemptionAndTheHostTierChangeNothing) {
   EXPECT_GT(core.stats().preemptions, 0);
   EXPECT_GT(core.cache_stats().evicted_pages, 0);
   EXPECT_GT(core.cache_stats().hit_tokens_host, 0);
+}
+
+// A second life on the folder of the first continues from its pages: windows, entries and the compressors' states of
+// blocks that a page's end cuts. Nothing is lost but what a page that is not full held.
+TEST_F(HybridServing, APrefixSurvivesARestart) {
+  const TempDirectory directory;
+  const std::string folder = directory.file("pages");
+  const CacheOptions options{.num_pages = 200, .reuse_generated = false, .num_host_pages = 200};
+  {
+    Core first(*loaded_, options, 8);
+    first.open_disk(*loaded_, folder);
+    for (int round = 0; round < 3; ++round) EXPECT_EQ(first.run(requests()), want_) << round;
+    first.cache().flush_disk();
+    EXPECT_EQ(first.cache_stats().saved_pages, 8);  // the two whole pages of each of four prompts
+  }
+  Core second(*loaded_, options, 8);
+  second.open_disk(*loaded_, folder);
+  EXPECT_EQ(second.cache_stats().loaded_pages, 8);
+  EXPECT_EQ(second.run(requests()), want_);
+  EXPECT_EQ(second.cache_stats().hit_tokens_host, 8 * kPageTokens);  // what was read lies in host memory first
 }
 
 }  // namespace

@@ -70,6 +70,46 @@ TEST(Quantize, SearchedScalesAreF16AndBF16AndCodesInRange) {
   }
 }
 
+// quantize_group is the definition; 16 at a time must find the same scales, zero points and codes.
+TEST(Quantize, GroupsTogetherAreGroupsAlone) {
+  std::mt19937 random(10);
+  std::normal_distribution<float> normal(0, 1);
+  for (WeightFormat format : kFormats) {
+    const int32_t group = group_size(format, 128);
+    for (int trial = 0; trial < 60; ++trial) {
+      const int64_t num_groups = std::uniform_int_distribution<int64_t>(0, 70)(random);
+      std::vector<float> weights(static_cast<size_t>(num_groups * group));
+      for (int64_t g = 0; g < num_groups; ++g) {
+        float* values = weights.data() + g * group;
+        // From where scales are subnormal to where they are infinite; centred, beside zero, codes already, few values
+        // and none.
+        const float size = std::exp2(std::uniform_real_distribution<float>(-34, 24)(random));
+        const int kind = std::uniform_int_distribution<int>(0, 6)(random);
+        const float code_scale = f16_to_f32(f32_to_f16(std::min(size, 100.0f)));
+        for (int32_t i = 0; i < group; ++i) {
+          const float value = normal(random);
+          values[i] = kind == 0   ? size * (value + 2)
+                      : kind == 1 ? code_scale * std::clamp(std::nearbyint(3 * value), -8.0f, 7.0f)
+                      : kind == 2 ? (value > 2 ? size * value : 0.0f)
+                      : kind == 3 ? (i % 7 == 0 ? 40 * size : size) * value
+                                  : size * value;
+        }
+        if (kind == 4 && trial % 5 == 0) std::fill_n(values, group, 0.0f);
+        if (kind == 5 && trial % 5 == 0) std::fill_n(values, group, size);
+      }
+      std::vector<int8_t> together(weights.size(), 99), alone(weights.size(), 77);
+      std::vector<GroupGrid> grids(static_cast<size_t>(num_groups), GroupGrid{-1, 99});
+      quantize_groups(format, weights.data(), group, num_groups, together.data(), grids.data());
+      for (int64_t g = 0; g < num_groups; ++g) {
+        const GroupGrid want = quantize_group(format, weights.data() + g * group, group, alone.data() + g * group);
+        ASSERT_EQ(grids[static_cast<size_t>(g)].scale, want.scale) << name(format) << " trial " << trial << " group " << g;
+        ASSERT_EQ(grids[static_cast<size_t>(g)].zero, want.zero) << name(format) << " trial " << trial << " group " << g;
+      }
+      ASSERT_EQ(together, alone) << name(format) << " trial " << trial;
+    }
+  }
+}
+
 TEST(Quantize, AZeroPointIsNeverWorseAndHelpsWeightsBesideZero) {
   std::mt19937 random(9);
   constexpr int32_t kGroup = 32;

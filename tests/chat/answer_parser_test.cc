@@ -30,7 +30,7 @@ struct Whole {
   }
 };
 
-Whole parse(std::string_view text, bool thinks, bool tools, const std::vector<size_t>& cuts) {
+Whole parse(std::string_view text, bool thinks, CallLayout tools, const std::vector<size_t>& cuts) {
   AnswerParser parser(thinks, tools);
   Whole whole;
   size_t begin = 0;
@@ -44,7 +44,7 @@ Whole parse(std::string_view text, bool thinks, bool tools, const std::vector<si
 }
 
 // At once, byte by byte, and cut at random.
-void expect_parsed(std::string_view text, bool thinks, bool tools, const std::string& expected) {
+void expect_parsed(std::string_view text, bool thinks, CallLayout tools, const std::string& expected) {
   std::vector<size_t> every;
   for (size_t i = 1; i < text.size(); ++i) every.push_back(i);
   EXPECT_EQ(parse(text, thinks, tools, {}).to_string(), expected);
@@ -59,37 +59,39 @@ void expect_parsed(std::string_view text, bool thinks, bool tools, const std::st
 }
 
 TEST(AnswerParser, PlainAnswersStayAsTheyAre) {
-  expect_parsed("a </think> b <｜tool▁calls▁begin｜> c", false, false,
+  expect_parsed("a </think> b <｜tool▁calls▁begin｜> c", false, CallLayout::kNone,
                 "reasoning= content=a </think> b <｜tool▁calls▁begin｜> c");
 }
 
 TEST(AnswerParser, TheThoughtEndsAtItsFirstTag) {
-  expect_parsed("hmm < </thin </think>\n\nYes </think>.", true, false,
+  expect_parsed("hmm < </thin </think>\n\nYes </think>.", true, CallLayout::kNone,
                 "reasoning=hmm < </thin  content=\n\nYes </think>.");
-  expect_parsed("a thought without an end </thi", true, false, "reasoning=a thought without an end </thi content=");
+  expect_parsed("a thought without an end </thi", true, CallLayout::kNone,
+                "reasoning=a thought without an end </thi content=");
 }
 
 TEST(AnswerParser, CallsHaveNamesAndArguments) {
   expect_parsed(
       "Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": \"Rome < Paris\"}"
       "<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-      false, true, "reasoning= content=Let me see. weather({\"city\": \"Rome < Paris\"}) now({})");
+      false, CallLayout::kTags, "reasoning= content=Let me see. weather({\"city\": \"Rome < Paris\"}) now({})");
   expect_parsed(
       "first</think><｜tool▁calls▁begin｜>\n<｜tool▁call▁begin｜>f<｜tool▁call▁end｜>\n<｜tool▁calls▁end｜>\n", true,
-      true, "reasoning=first content= f()");
+      CallLayout::kTags, "reasoning=first content= f()");
 }
 
 TEST(AnswerParser, WhatKeepsToNoLayoutIsNotLost) {
   // Cut off at max_tokens inside the arguments, inside a name, inside a tag.
-  expect_parsed("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\"", false, true,
+  expect_parsed("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\"", false, CallLayout::kTags,
                 "reasoning= content= f({\"a\")");
-  expect_parsed("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>wea", false, true, "reasoning= content=wea");
-  expect_parsed("so <｜tool▁ca", false, true, "reasoning= content=so <｜tool▁ca");
-  expect_parsed("<｜tool▁calls▁begin｜>words<｜tool▁calls▁end｜>more", false, true, "reasoning= content=wordsmore");
+  expect_parsed("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>wea", false, CallLayout::kTags, "reasoning= content=wea");
+  expect_parsed("so <｜tool▁ca", false, CallLayout::kTags, "reasoning= content=so <｜tool▁ca");
+  expect_parsed("<｜tool▁calls▁begin｜>words<｜tool▁calls▁end｜>more", false, CallLayout::kTags,
+                "reasoning= content=wordsmore");
 }
 
 TEST(AnswerParser, TextGoesOutAsSoonAsItIsCertain) {
-  AnswerParser parser(true, false);
+  AnswerParser parser(true, CallLayout::kNone);
   EXPECT_EQ(parser.push("thinking").reasoning, "thinking");
   EXPECT_EQ(parser.push(" on</").reasoning, " on");
   const AnswerParts parts = parser.push("think>Hi");
@@ -104,6 +106,30 @@ TEST(AnswerParser, FormatsThatThink) {
   EXPECT_TRUE(opens_thought(ChatFormat::kDeepSeekV4, true));
   EXPECT_FALSE(opens_thought(ChatFormat::kDeepSeekV4, false));
   EXPECT_FALSE(opens_thought(ChatFormat::kDeepSeekV3, true));
+}
+
+// Qwen3 opens its thought itself; the same tag later on is its own words.
+TEST(AnswerParser, AThoughtThatTheModelOpens) {
+  expect_parsed("<think>\nhm <think>\n</think>\n\nYes.", true, CallLayout::kNone,
+                "reasoning=\nhm <think>\n content=\n\nYes.");
+  expect_parsed("hm</think><think>", true, CallLayout::kNone, "reasoning=hm content=<think>");
+  expect_parsed("<thin", true, CallLayout::kNone, "reasoning=<thin content=");
+}
+
+// V4's markup becomes a JSON object: strings as they are, escaped; other values as they stand.
+TEST(AnswerParser, MarkupCalls) {
+  expect_parsed(
+      "hm</think>Let me see.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+      "<｜DSML｜parameter name=\"city\" string=\"true\">\"Rome\"\n</x></｜DSML｜parameter>\n"
+      "<｜DSML｜parameter name=\"days\" string=\"false\">[1, 2]</｜DSML｜parameter>\n</｜DSML｜invoke>\n"
+      "<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+      true, CallLayout::kMarkup,
+      "reasoning=hm content=Let me see.\n\n weather({\"city\": \"\\\"Rome\\\"\\n</x>\", \"days\": [1, 2]}) now({})");
+  // Cut off inside a value.
+  expect_parsed(
+      "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">x</｜DSML",
+      false, CallLayout::kMarkup, "reasoning= content= f({\"a\": \"x</｜DSML)");
+  expect_parsed("a <｜DSML｜tool_calls> b", false, CallLayout::kNone, "reasoning= content=a <｜DSML｜tool_calls> b");
 }
 
 }  // namespace

@@ -61,15 +61,27 @@ def what_is_wrong_fails_with_advice():
                 (["--model", "/nowhere"], "model", "/nowhere"),
                 (["--model", SHAPES / "mini"], "model", "safetensors"),
                 (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], "plan", "weights 2499.7"),
+                (["--tp", "999"], "ranks", "999"),
+                (["--context", "999999"], "context", "knows 2048 positions, asked for 999999"),
+                (["--grpc", "127.0.0.1:50977", "--http", "localhost:50977"], "addresses", "has the port of grpc"),
                 (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], "disk tier", "cache.disk: /proc/pages"),
                 (["--cache-disk", "/tmp"], "disk tier", "set cache.host_mib above 0"),
                 (["--weights-cache", "/proc/weights"], "packed", "weights_cache: /proc/weights"),
                 (["--grpc", "0.0.0.0:0"], "security", "reachable from other machines"),
                 (["--auth-tokens", "/nowhere.json"], "tokens", "/nowhere.json cannot be read")):
-            code, checks = doctor(*([] if "--grpc" in flags or "--http" in flags else FREE), *(["--http", "off"] if "--grpc" in flags else []),
-                                  *(["--grpc", "127.0.0.1:0"] if "--http" in flags else []), *flags)
+            code, checks = doctor(*([] if "--grpc" in flags or "--http" in flags else FREE), *(["--http", "off"] if "--grpc" in flags and "--http" not in flags else []),
+                                  *(["--grpc", "127.0.0.1:0"] if "--http" in flags and "--grpc" not in flags else []), *flags)
             check = checks[topic]
             assert code == 1 and check["verdict"] == "fail" and words in check["found"], (flags, check)
+
+
+def ranks_and_their_caches_are_counted():
+    _, one = doctor(*FREE)
+    code, two = doctor(*FREE, "--tp", "2")
+    assert code == 0 and two["ranks"]["found"].startswith("2, each"), two["ranks"]
+    assert " + 2 x cache" in two["plan"]["found"] and " x cache" not in one["plan"]["found"], two["plan"]
+    code, small = doctor(*FREE, "--cache-memory-mib", "1")
+    assert small["plan"]["verdict"] == "warn" and "one context of 2048 tokens does not fit" in small["plan"]["advice"], small["plan"]
 
 
 def threads_beyond_the_cpus_are_a_warning():
@@ -94,6 +106,7 @@ def serve_says_what_is_wrong_before_it_loads():
                 (["--grpc", "nohost.invalid:1", "--insecure"], ["grpc: cannot listen on"]),
                 (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], ["cache.disk: /proc/pages cannot be"]),
                 (["--cache-disk", "/tmp"], ["cache.disk: pages reach it through host memory"]),
+                (["--grpc", "127.0.0.1:50977", "--http", "0.0.0.0:50977", "--insecure"], ['http: "0.0.0.0:50977" has the port of grpc']),
                 (["--model", "/nowhere"], ["model: /nowhere is no folder", "config.json"]),
                 (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], ["do not fit into", "sluice inspect"])):
             done = sluice("serve", *([] if "--http" in flags else ["--http", "off"]), *([] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]),
@@ -104,5 +117,5 @@ def serve_says_what_is_wrong_before_it_loads():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests([a_good_machine_gets_a_line_for_each_thing, what_is_wrong_fails_with_advice, threads_beyond_the_cpus_are_a_warning, a_gpu_that_is_not_there_fails,
+    sys.exit(run_tests([a_good_machine_gets_a_line_for_each_thing, what_is_wrong_fails_with_advice, ranks_and_their_caches_are_counted, threads_beyond_the_cpus_are_a_warning, a_gpu_that_is_not_there_fails,
                         serve_says_what_is_wrong_before_it_loads]))

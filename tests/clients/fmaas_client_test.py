@@ -3,6 +3,7 @@
 
     fmaas_client_test.py PATH_OF_SLUICE
 """
+import json
 import sys
 import tempfile
 import threading
@@ -153,6 +154,18 @@ def describes_itself(f):
 
 
 @test
+def guided_answers_have_their_form(f):
+    for guided, holds in ((dict(regex="[0-9]{3}"), lambda text: len(text) == 3 and text.isdigit()),
+                          (dict(choice=dict(choices=["left", "right"])), lambda text: text in ("left", "right")),
+                          (dict(grammar='root ::= "ab"+ "."'), lambda text: set(text) == set("ab.")),
+                          (dict(json_schema='{"enum": ["x", 7]}'), lambda text: json.loads(text) in ("x", 7))):
+        answer = f.one(params=f.params(decoding=guided, method=1, sampling=dict(seed=4)))
+        assert answer.stop_reason == f.pb.EOS_TOKEN and holds(answer.text), (guided, answer)
+    assert f.one(params=f.params(decoding=dict(format=1))).text.startswith("{")
+    assert f.one(params=f.params(decoding=dict(format=0))).text == f.one().text
+
+
+@test
 def errors_name_the_field(f):
     details = dict(generated_tokens=True)
     cases = [
@@ -168,13 +181,13 @@ def errors_name_the_field(f):
         (f.params(decoding=dict(repetition_penalty=float("nan"))), INVALID, "repetition_penalty:"),
         (f.params(decoding=dict(length_penalty=dict(decay_factor=11))), INVALID, "length_penalty.decay_factor:"),
         (f.params(decoding=dict(length_penalty=dict(decay_factor=2))), FAILED, "length_penalty:"),
-        (f.params(decoding=dict(json_schema="{}")), FAILED, "guided:"),
+        (f.params(decoding=dict(json_schema="{")), INVALID, "guided: is not valid JSON"),
         (f.params(method=1, sampling=dict(top_p=1.5)), INVALID, "top_p:"),
         (f.params(method=1, sampling=dict(typical_p=0.5)), FAILED, "typical_p:"),
         (f.params(method=1, sampling=dict(temperature=-1)), INVALID, "temperature:")]
     for params, code, start in cases:
         expect_error(lambda: f.stub.GenerateStream(f.single(params=params), timeout=SECONDS), code, start)
-        inner = start if start not in ("typical_p:", "temperature:") else "requests[0]: " + start
+        inner = start if not start.startswith(("typical_p:", "temperature:", "guided:")) else "requests[0]: " + start
         expect_error(lambda: f.stub.Generate(f.batch("hi", params=params), timeout=SECONDS), code, inner)
     expect_error(lambda: f.stub.Generate(f.batch("hi", ""), timeout=SECONDS), INVALID, "requests[1]: text:")
     expect_error(lambda: f.stub.Generate(f.batch("hi", model_id="other"), timeout=SECONDS), grpc.StatusCode.NOT_FOUND,

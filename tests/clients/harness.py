@@ -30,7 +30,8 @@ def build_stubs(folder, *files):
 
 @contextlib.contextmanager
 def running_server(binary, *flags, door="grpc"):
-    """Yields (process, "HOST:PORT" of the door) of a server on the bundled model and free ports; `flags` are `sluice serve`'s."""
+    """Yields (process, "HOST:PORT" of the door) of a server on the bundled model and free ports; `flags` are `sluice serve`'s. Without
+    a door, the addresses of both."""
     listen = [] if "--grpc" in flags else ["--grpc", "127.0.0.1:0"]
     listen += [] if "--http" in flags else ["--http", "off"]
     with tempfile.TemporaryFile("w+") as log:
@@ -41,7 +42,8 @@ def running_server(binary, *flags, door="grpc"):
                 process.wait(10)
                 log.seek(0)
                 raise RuntimeError(f"the server did not get ready: {words}\n{log.read()}")
-            yield process, dict(word.split("=", 1) for word in words[1:])[door]
+            doors = dict(word.split("=", 1) for word in words[1:])
+            yield process, doors[door] if door else doors
         finally:
             if process.poll() is None:
                 process.kill()

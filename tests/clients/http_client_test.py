@@ -8,6 +8,7 @@ Prints one line per test and `N passed, N failed` last; exits with 1 if anything
 import json
 import os
 import random
+import re
 import resource
 import selectors
 import signal
@@ -18,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 
+import jsonschema
 import openai
 
 from harness import SECONDS, binary_argument, run_all, running_server, test, wait_until
@@ -142,12 +144,109 @@ def errors_have_their_class_and_field(f):
         model=f.model, messages=[{"role": "robot", "content": "x"}]))
     expect(openai.BadRequestError, 400, "max_tokenz", lambda: f.chat(extra_body={"max_tokenz": 3}))
     expect(openai.BadRequestError, 400, "tools", lambda: f.chat(tools=[{"type": "function", "function": {"name": "f"}}]))
-    expect(openai.BadRequestError, 400, "response_format", lambda: f.chat(response_format={"type": "json_object"}))
+    # What only the grammar's compiler knows comes as late as it must, but with the same class and field.
+    bad = {"type": "json_schema", "json_schema": {"name": "bad", "schema": {"type": "strin"}}}
+    expect(openai.BadRequestError, 400, "response_format", lambda: f.chat(response_format=bad))
+    expect(openai.BadRequestError, 400, "response_format", lambda: f.chat(response_format=bad, stream=True))
+    expect(openai.BadRequestError, 400, "guided_regex", lambda: f.complete(extra_body={"guided_regex": "(a"}))
+    expect(openai.BadRequestError, 400, "guided_grammar", lambda: f.complete(extra_body={"guided_grammar": "root ::= foo"}))
     expect(openai.BadRequestError, 400, "prompt", lambda: f.complete(prompt="dog " * 5000))
     expect(openai.BadRequestError, 400, "stop[0]", lambda: f.complete(stop=[""], stream=True))
     error = expect(openai.NotFoundError, 404, "model", lambda: f.client.completions.create(model="other", prompt="x"))
     assert error.code == "model_not_found"
     assert f.complete().choices[0].text
+
+
+DOG = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 20},
+        "kind": {"enum": ["terrier", "poodle", "mongrel"]},
+        "friends": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 2},
+        "good": {"type": "boolean"}},
+    "required": ["name", "age", "kind", "friends", "good"],
+    "additionalProperties": False}
+
+
+def is_dog(text):
+    jsonschema.validate(json.loads(text), DOG)
+    return True
+
+
+@test
+def a_json_schema_holds_whatever_is_drawn(f):
+    form = {"type": "json_schema", "json_schema": {"name": "dog", "strict": True, "schema": DOG}}
+    whole = f.chat(response_format=form, max_tokens=200)
+    assert whole.choices[0].finish_reason == "stop" and is_dog(whole.choices[0].message.content), whole
+    # Hot, with several choices, penalties and logprobs: the same seed gives the same answers, others differ.
+    def hot(seed):
+        return f.chat(response_format=form, max_tokens=200, temperature=1.5, seed=seed, n=4, frequency_penalty=1, logprobs=True, top_logprobs=2)
+
+    first, again, other = hot(1), hot(1), hot(2)
+    texts = [[choice.message.content for choice in answer.choices] for answer in (first, again, other)]
+    assert texts[0] == texts[1] != texts[2] and len(set(texts[0])) > 1, texts
+    assert all(is_dog(text) for answer in texts for text in answer)
+    for choice in first.choices:
+        assert b"".join(bytes(e.bytes) for e in choice.logprobs.content).decode().startswith(choice.message.content)
+    streamed = list(f.chat(response_format=form, max_tokens=200, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == whole.choices[0].message.content
+    # Cut short it is the beginning of the same; a stop string ends it; min_tokens and ignore_eos do not make it go on.
+    cut = f.chat(response_format=form, max_tokens=5)
+    assert cut.choices[0].finish_reason == "length" and whole.choices[0].message.content.startswith(cut.choices[0].message.content)
+    stopped = f.chat(response_format=form, max_tokens=200, stop=["age"]).choices[0]
+    assert stopped.message.content == whole.choices[0].message.content.split("age")[0] and stopped.finish_reason == "stop"
+    more = f.chat(response_format=form, max_tokens=250, extra_body={"ignore_eos": True, "min_tokens": 240})
+    assert more.choices[0].finish_reason == "stop" and is_dog(more.choices[0].message.content)
+
+
+@test
+def other_forms(f):
+    def text(**fields):
+        choice = f.complete(max_tokens=60, temperature=1, seed=3, **fields).choices[0]
+        assert choice.finish_reason == "stop", choice
+        return choice.text
+
+    assert re.fullmatch(r"[a-c]{3}-\d{4}", text(extra_body={"guided_regex": r"[a-c]{3}-\d{4}"}))
+    assert text(extra_body={"guided_choice": ["a red fox", "a blue whale"]}) in ("a red fox", "a blue whale")
+    words = text(extra_body={"structured_outputs": {"grammar": 'root ::= word (", " word){1,3}\nword ::= "run" | "jump" | "sleep"'}})
+    assert all(word in ("run", "jump", "sleep") for word in words.split(", ")), words
+    # Any object may be longer than any limit: its end comes at once if the model is told to like it.
+    request = urllib.request.Request(f"http://{f.address}/tokenize", json.dumps({"prompt": "}", "add_special_tokens": False}).encode())
+    brace = json.load(urllib.request.urlopen(request, timeout=SECONDS))["tokens"][-1]
+    free = f.complete(logit_bias={str(brace): 100}, extra_body={"response_format": {"type": "json_object"}}).choices[0]
+    assert free.finish_reason == "stop" and isinstance(json.loads(free.text), dict), free
+    assert f.complete(extra_body={"response_format": {"type": "text"}}).choices[0].text == f.complete().choices[0].text
+    # Side by side with answers of any form, each as it would be alone.
+    alone = text(extra_body={"guided_regex": "[a-z ]{20,30}"}), f.complete(max_tokens=40).choices[0].text
+    together = [None] * 8
+
+    def ask(i):
+        together[i] = text(extra_body={"guided_regex": "[a-z ]{20,30}"}) if i % 2 else f.complete(max_tokens=40).choices[0].text
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [alone[1], alone[0]] * 4, together
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+    "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}]
+
+
+@test
+def tools_need_a_vocabulary_with_their_tags(f):
+    layout = {"chat_template_kwargs": {"chat_format": "deepseek-v3.1"}}
+    for choice in ("auto", "required", {"type": "function", "function": {"name": "weather"}}):
+        try:
+            f.chat(tools=TOOLS, tool_choice=choice, max_tokens=8, extra_body=layout)
+            raise AssertionError(f"{choice}: the bundled vocabulary has no tags of calls")
+        except openai.BadRequestError as error:
+            assert "tool▁calls▁begin" in str(error), error
 
 
 @test

@@ -151,6 +151,16 @@ def takes_each_way_of_saying_how_much(f):
 
 
 @test
+def structured_outputs_hold(f):
+    for name in ("structured_outputs", "guided_decoding"):
+        result = f.infer(sampling={"temperature": 1, "seed": 2, "max_tokens": 40, name: {"regex": "[x-z]{4}"}}, exclude_input_in_output=True)
+        assert len(texts(result)[0]) == 4 and set(texts(result)[0]) <= set("xyz"), texts(result)
+    for form, words in (({"regex": "("}, "sampling_parameters: structured_outputs: "), ({"regexp": "a"}, "structured_outputs.regexp"),
+                        ({"json": "["}, "structured_outputs: expected a JSON object")):
+        f.expect_error(lambda: f.infer(sampling={**GREEDY, "structured_outputs": form}), "INVALID_ARGUMENT", words)
+
+
+@test
 def several_choices_and_stops(f):
     sampling = {"temperature": 1, "seed": 7, "n": 3, "max_tokens": 12}
     result = f.infer(sampling=sampling, exclude_input_in_output=True)

@@ -250,6 +250,47 @@ def options_are_read_again(f):
 
 
 @test
+def prompt_tokens_that_wait_are_limited(f):
+    with Server(f, "--queue-tokens", 300, "--scheduler-max-running", 1) as server:
+        prompt = "Once upon a time there was a dog. " * 20  # 160 tokens
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            calls = [pool.submit(server.stub.Generate, server.request(30, text=f"{n} {prompt}"), timeout=SECONDS) for n in range(12)]
+            errors = [future.exception() for future in calls if future.exception()]
+        assert errors and len(errors) < 12, f"{len(errors)} of 12 were refused"
+        for error in errors:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "prompt tokens wait" in error.details() and "(limit 300)" in error.details(), error
+            assert any(key == "grpc-retry-pushback-ms" for key, _ in error.trailing_metadata())
+
+
+@test
+def tokens_a_minute_are_limited(f):
+    token, entry = f.new_token("alice")
+    file = f.folder / "rate.json"
+    file.write_text(json.dumps({"tokens": [{**entry, "tokens_per_minute": 60}]}))
+    headers = {"Authorization": f"Bearer {token}"}
+    metadata = [("authorization", f"Bearer {token}")]
+    with Server(f, "--auth-tokens", file) as server:
+        server.stub.Generate(server.request(100), timeout=SECONDS, metadata=metadata)  # more than there are: a debt
+        error = expect_error(lambda: server.stub.Generate(server.request(1), timeout=SECONDS, metadata=metadata),
+                             grpc.StatusCode.RESOURCE_EXHAUSTED, "alice: its tokens of this minute are used up (limit 60 a minute)")
+        wait = int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"])
+        assert 20_000 < wait < 70_000, wait
+        connection = http.client.HTTPConnection(server.http, timeout=SECONDS)
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "Once", "max_tokens": 1}), headers)
+        answer = connection.getresponse()
+        assert answer.status == 429 and 20 < int(answer.headers["Retry-After"]) < 70, (answer.status, answer.headers.items())
+        assert "used up" in json.loads(answer.read())["error"]["message"]
+        connection.request("GET", "/metrics", headers=headers)
+        metrics = connection.getresponse().read().decode()
+        assert 'sluice_rejected_requests_total{reason="rate_limit"} 2' in metrics and 'reason="queue_full"} 0' in metrics, metrics
+        # A higher limit is a file away, and pays the debt faster.
+        file.write_text(json.dumps({"tokens": [{**entry, "tokens_per_minute": 600_000}]}))
+        wait_until(lambda: f"reload: {file}: 1 tokens" in server.log(), "the change is not noticed")
+        time.sleep(0.1)
+        assert server.stub.Generate(server.request(1), timeout=SECONDS, metadata=metadata).usage.completion_tokens == 1
+
+
+@test
 def certificates_are_read_again(f):
     first, second = Authority(f.folder / "first"), Authority(f.folder / "second")
     cert, key = f.folder / "cert.pem", f.folder / "key.pem"
@@ -368,6 +409,20 @@ def spans_reach_a_collector(f):
     assert collector.resources[0]["service.name"] == "sluice"
     ids = [span.span_id for span in collector.spans]
     assert len(set(ids)) == len(ids)
+    collector.server.stop(0)
+
+
+@test
+def the_share_of_traces_is_the_operators(f):
+    collector = Collector()
+    with Server(f, "--trace-endpoint", collector.address, "--trace-sample-ratio", "0") as server:
+        for n in range(20):
+            server.stub.Generate(server.request(1, request_id=f"root-{n}"), timeout=SECONDS)
+        server.stub.Generate(server.request(1, request_id="asked-for"), timeout=SECONDS, metadata=[("traceparent", f"00-{TRACE}-{SPAN}-01")])
+        wait_until(lambda: collector.spans, "the span does not come")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(SECONDS) == 0
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE}, "a trace that begins here was taken"
     collector.server.stop(0)
 
 

@@ -6,6 +6,7 @@
 Prints one line per test and `N passed, N failed` last; exits with 1 if anything failed. Needs requirements.txt.
 """
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -99,6 +100,30 @@ def the_same_seed_gives_the_same_answers(f):
     assert first == answers(7)
     assert len(set(first)) > 1, "three draws came out equal"
     assert first != answers(1234567)
+
+
+@test
+def answers_have_the_form_that_was_asked_for(f):
+    request = f.request(n=2, max_tokens=80)
+    request.sampling.temperature = 1.2
+    request.sampling.seed = 3
+    request.output.form.json_schema = json.dumps({
+        "type": "object", "properties": {"who": {"enum": ["dog", "cat"]}, "n": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["who", "n"]})
+    for choice in f.stub.Generate(request, timeout=SECONDS).choices:
+        value = json.loads(choice.text)
+        assert value["who"] in ("dog", "cat") and 0 <= value["n"] <= 99 and choice.finish_reason == f.pb.FINISH_REASON_STOP, choice
+    chat = f.pb.ChatRequest(messages=[f.pb.Message(role=f.pb.ROLE_USER, content="Yes or no?")])
+    chat.output.form.choice.values.extend(["yes", "no"])
+    assert f.stub.Chat(chat, timeout=SECONDS).choices[0].text in ("yes", "no")
+    for field, value, start in (("json_schema", "{", "form.json_schema: is not valid JSON from byte"),
+                                ("json_schema", '{"type": 3}', "form.json_schema: "), ("regex", "(", "form.regex: "),
+                                ("grammar", "root ::= (", "form.grammar: "), ("regex", "a" * 70000, "form.regex: must have 1 to 65536 bytes"),
+                                ("structural_tag", "{}", "form.structural_tag: ")):
+        bad = f.request()
+        setattr(bad.output.form, field, value)
+        for call in (f.stub.Generate, f.stub.GenerateStream):
+            expect_error(lambda: call(bad, timeout=SECONDS), grpc.StatusCode.INVALID_ARGUMENT, start)
 
 
 @test

@@ -86,5 +86,28 @@ def a_killed_rank_costs_an_error_and_the_group_comes_back():
         assert not [pid for pid in ranks if pathlib.Path(f"/proc/{pid}").exists()], "ranks outlive the server"
 
 
+def a_rank_that_hangs_is_lost_after_the_timeout():
+    with running_server(BINARY, "--tp", "2", "--threads", "1", "--parallel-timeout", "1.5", "--parallel-address", "127.0.0.1") as (process, address, _):
+        ask(address)
+        stopped = ranks_of(process)[1]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            begin = time.monotonic()
+            said = subprocess.run([*CLIENT, "--target", address, "--max-tokens", "24"], capture_output=True, text=True, timeout=60)
+            waited = time.monotonic() - begin
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert said.returncode != 0 and waited < 10, f"{said}, after {waited:.1f} s"
+
+
+def ranks_that_do_not_come_are_waited_for_as_long_as_was_said():
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29741"}
+    begin = time.monotonic()
+    run = subprocess.run([BINARY, "generate", "--prompt", PROMPT, "--tp", "2", "--parallel-start-timeout", "1.5"], env=environment,
+                         capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1 and 1 < time.monotonic() - begin < 15, (run, time.monotonic() - begin)
+
+
 if __name__ == "__main__":
-    sys.exit(run_tests([ranks_say_what_one_says, an_error_before_the_ranks_meet_is_told_once, a_killed_rank_costs_an_error_and_the_group_comes_back]))
+    sys.exit(run_tests([ranks_say_what_one_says, an_error_before_the_ranks_meet_is_told_once, a_killed_rank_costs_an_error_and_the_group_comes_back,
+                        a_rank_that_hangs_is_lost_after_the_timeout, ranks_that_do_not_come_are_waited_for_as_long_as_was_said]))

@@ -26,8 +26,8 @@ def ask(address, prompt):
     return text, usage["prompt_tokens"], usage.get("cached_prompt_tokens", 0)
 
 
-def server_on(folder):
-    return running_server(BINARY, "--cache-disk", str(folder), "--cache-host-mib", "64", "--cache-memory-mib", "16")
+def server_on(folder, *flags):
+    return running_server(BINARY, "--cache-disk", str(folder), "--cache-host-mib", "64", "--cache-memory-mib", "16", *flags)
 
 
 def put_load_on(address):
@@ -64,6 +64,20 @@ def hot_prompts_are_found_again():
                 assert cached > tokens // 2, f"{cached} of {tokens} prompt tokens were found"
 
 
+def the_folder_keeps_to_its_size():
+    prompts = [f"Tale number {n}. " + f"Once upon a time there was a little cat named Kim who had {n} blue hats. " * 20 for n in range(12)]
+    sizes = {}
+    for mib in (1, 64):
+        with tempfile.TemporaryDirectory() as folder:
+            with server_on(folder, "--cache-disk-mib", str(mib)) as (process, address, _):
+                for prompt in prompts + prompts:
+                    ask(address, prompt)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(60) == 0
+            sizes[mib] = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    assert 0 < sizes[1] <= 1 << 20 < sizes[64], sizes
+
+
 def flip_bits(content):
     for offset in range(600, len(content), 1024):  # in every page
         content[offset] ^= 0x10
@@ -97,4 +111,4 @@ def nothing_corrupt_is_used():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests([hot_prompts_are_found_again, nothing_corrupt_is_used]))
+    sys.exit(run_tests([hot_prompts_are_found_again, the_folder_keeps_to_its_size, nothing_corrupt_is_used]))

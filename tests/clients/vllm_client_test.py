@@ -7,14 +7,16 @@ protocol's own package publishes.
 import hashlib
 import io
 import json
+import re
 import sys
+import tempfile
 import zipfile
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from smg_grpc_proto.generated import common_pb2, vllm_engine_pb2 as pb, vllm_engine_pb2_grpc
 
-from harness import ROOT, SECONDS, binary_argument, expect_error, run_all, running_server, test, wait_until
+from harness import ROOT, SECONDS, binary_argument, build_stubs, expect_error, run_all, running_server, test, wait_until
 
 PROMPT = [100, 200, 300, 301, 302]
 INVALID, FAILED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
@@ -34,6 +36,7 @@ class Fixture:
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address)
         self.stub = vllm_engine_pb2_grpc.VllmEngineStub(self.channel)
+        self.native = None  # what text() needs
 
     def generate(self, made):
         """Chunks and completes, each by index."""
@@ -49,6 +52,16 @@ class Fixture:
 
     def ids(self, made):
         return list(self.generate(made)[1][0].output_ids)
+
+    def text(self, ids):
+        """The gateway's work; the native service on the same port does it here."""
+        if not self.native:
+            with tempfile.TemporaryDirectory() as folder:
+                build_stubs(folder, "sluice/v1/inference.proto")
+                from sluice.v1 import inference_pb2, inference_pb2_grpc
+                self.native = inference_pb2, inference_pb2_grpc.InferenceStub(self.channel)
+        messages, stub = self.native
+        return stub.Detokenize(messages.DetokenizeRequest(token_ids=ids), timeout=SECONDS).text
 
 
 @test
@@ -120,6 +133,22 @@ def log_probabilities_come_on_request(f):
 
 
 @test
+def constraints_hold(f):
+    def text(**constraint):
+        complete = f.generate(request(temperature=1, seed=5, max_tokens=60, **constraint))[1][0]
+        assert complete.finish_reason == "stop" and complete.matched_token_id == complete.output_ids[-1], complete
+        return f.text(complete.output_ids[:-1])
+
+    assert re.fullmatch("[0-9]{3}-[0-9]{4}", text(regex="[0-9]{3}-[0-9]{4}"))
+    assert text(choice=pb.ChoiceConstraint(choices=["left", "right"])) in ("left", "right")
+    assert set(text(grammar='root ::= ("ab" | "cd"){2,4}')) <= set("abcd")
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1, "maximum": 9}}, "required": ["a"]}
+    assert 1 <= json.loads(text(json_schema=json.dumps(schema)))["a"] <= 9
+    tag = {"type": "structural_tag", "format": {"type": "tag", "begin": "<n>", "content": {"type": "regex", "pattern": "[0-9]"}, "end": "</n>"}}
+    assert re.fullmatch("<n>[0-9]</n>", text(structural_tag=json.dumps(tag)))
+
+
+@test
 def errors_name_the_field(f):
     media = pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=PROMPT), mm_inputs=pb.MultimodalInputs(im_token_id=3))
     transfer = pb.GenerateRequest(tokenized=pb.TokenizedInput(input_ids=PROMPT), kv_transfer_params_json="{}")
@@ -131,7 +160,8 @@ def errors_name_the_field(f):
             (request(max_tokens=0), INVALID, "max_tokens:"), (request(n=17), INVALID, "n:"),
             (request(logprobs=-1), INVALID, "logprobs:"), (request(logit_bias={-1: 1}), INVALID, "logit_bias:"),
             (request(truncate_prompt_tokens=0), INVALID, "truncate_prompt_tokens:"),
-            (request(request_id="a b"), INVALID, "request_id:"), (request(json_object=True), FAILED, "constraint:"),
+            (request(request_id="a b"), INVALID, "request_id:"), (request(json_schema="{"), INVALID, "constraint: is not valid JSON"),
+            (request(regex="(a"), INVALID, "constraint:"), (request(json_schema='{"type": "strin"}'), INVALID, "constraint:"),
             (media, FAILED, "mm_inputs:"), (transfer, FAILED, "kv_transfer_params:"), (rank, INVALID, "data_parallel_rank:")]:
         expect_error(lambda: f.stub.Generate(made, timeout=SECONDS), code, start)
     for call in (lambda: f.stub.Embed(pb.EmbedRequest(), timeout=SECONDS),

@@ -5,6 +5,7 @@ them: a wrong name in a manifest is found here and not in a cluster.
     deployment_test.py PATH_OF_SLUICE
 """
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -19,8 +20,8 @@ from harness import ROOT, SECONDS, binary_argument, run_all, running_server, tes
 
 DOCKER, CONFIGS = ROOT / "docker", ROOT / "configs"
 GRPC_PORT, HTTP_PORT = 50051, 8080
-# What LeaderWorkerSet puts into its pods' environment, besides ours.
-FOREIGN_VARIABLES = {"LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX"}
+# What LeaderWorkerSet and other launchers put into the environment, besides ours.
+FOREIGN_VARIABLES = {"LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "MASTER_PORT"}
 
 
 def flags_of(binary, *command):
@@ -105,6 +106,8 @@ def check_dockerfile(f, name):
         if word == "COPY" and "--from=" not in rest:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), f"COPY {source}: is not in the tree"
+                ignored = {line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")}
+                assert source.split("/")[0] not in ignored, f"COPY {source}: .dockerignore keeps it from the builder"
     users = [rest for word, rest in run_stage if word == "USER"]
     assert all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user) for user in users), "Kubernetes can only tell that a number is not root"
     last = dict(run_stage)
@@ -268,7 +271,7 @@ def selectors_and_ports_meet(f):
     assert service["spec"]["selector"] == selector
     for port in service["spec"]["ports"]:
         assert ports[port["targetPort"]] == port["port"]
-    policy, = by_kind["NetworkPolicy"]
+    policy = next(document for document in by_kind["NetworkPolicy"] if document["metadata"]["name"] == deployment["metadata"]["name"])
     assert policy["spec"]["podSelector"]["matchLabels"] == selector
     assert {port["port"] for port in policy["spec"]["ingress"][0]["ports"]} == set(ports.values())
     pool, = by_kind["InferencePool"]
@@ -280,6 +283,36 @@ def selectors_and_ports_meet(f):
     assert endpoint["path"] in f.paths and endpoint["port"] in ports
     scaler, = by_kind["HorizontalPodAutoscaler"]
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+
+
+@test
+def ranks_over_machines_find_each_other(f):
+    documents = {document["kind"]: document for name, document in manifests() if name == "leader-worker-set.yaml"}
+    group = documents["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]
+    assert group["restartPolicy"] == "RecreateGroupOnPodRestart"
+    leader, worker = (group[name]["spec"]["containers"][0] for name in ("leaderTemplate", "workerTemplate"))
+    ours, theirs = ({entry["name"]: entry["value"] for entry in pod["env"]} for pod in (leader, worker))
+    assert ours["SLUICE_TP"] == str(group["size"])
+    # What makes them one group with one model is the same on all.
+    assert all(ours.get(name) == value for name, value in theirs.items()), (ours, theirs)
+    assert ours.keys() - theirs.keys() <= {"SLUICE_DRAIN_SECONDS"}, ours.keys() - theirs.keys()
+    ports = {port["name"]: port["containerPort"] for port in leader["ports"]}
+    assert ours["MASTER_PORT"] == str(ports["ranks"])
+    assert not any(kind in worker for kind in ("startupProbe", "readinessProbe", "livenessProbe")), "a worker listens for nobody"
+    service, policy = documents["Service"], documents["NetworkPolicy"]
+    labels, others = (group[name]["metadata"]["labels"] for name in ("leaderTemplate", "workerTemplate"))
+    assert service["spec"]["selector"].items() <= labels.items() and not service["spec"]["selector"].items() <= others.items()
+    assert all(ports[port["targetPort"]] == port["port"] for port in service["spec"]["ports"])
+    pods = policy["spec"]["podSelector"]["matchLabels"]
+    assert pods.items() <= labels.items() and pods.items() <= others.items()
+    assert any(rule["from"] == [{"podSelector": {"matchLabels": pods}}] and "ports" not in rule for rule in policy["spec"]["ingress"])
+    # The binary takes this environment for a group: rank 1 of 2 looks for its leader, and says where.
+    environment = {**os.environ, **theirs, "LWS_WORKER_INDEX": "1", "LWS_GROUP_SIZE": str(group["size"]), "LWS_LEADER_ADDRESS": "127.0.0.1",
+                   "MASTER_PORT": "1", "SLUICE_PARALLEL_START_TIMEOUT": "1", "SLUICE_WEIGHTS_CACHE": ""}
+    lost = subprocess.run([f.binary, "serve"], env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert lost.returncode != 0 and "127.0.0.1" in lost.stderr and "listen" not in lost.stderr, lost.stderr
+    wrong = subprocess.run([f.binary, "serve"], env={**environment, "LWS_GROUP_SIZE": "3"}, capture_output=True, text=True, timeout=SECONDS)
+    assert "a LeaderWorkerSet started 3 processes (LWS_GROUP_SIZE)" in wrong.stderr, wrong.stderr
 
 
 @test

@@ -14,6 +14,7 @@ namespace {
 constexpr BlockGlobalConfig kMode{.pages = 3, .sink_pages = 1, .window_pages = 1, .full_every = 0};
 constexpr int32_t kDense = 3 * kPageTokens;  // positions below are full attention
 constexpr int32_t kPrompt = 7 * kPageTokens + 20;
+constexpr const char* kModels[] = {"v2_lite", "qwen3_moe"};  // latent attention, grouped-query attention
 
 std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
 
@@ -44,18 +45,20 @@ std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& to
 }
 
 TEST(BlockAttention, RowsThatMayChooseEverythingAreFullAttentionToTheBit) {
-  for (DType cache : {DType::kF32, DType::kBF16}) {
-    const auto full = open({.cache_dtype = cache}), blocks = open({.cache_dtype = cache, .block_global = kMode});
-    const std::vector<TokenId> tokens = tokens_of(kPrompt, 1);
-    const std::vector<float> want = full->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
-    const std::vector<float> got = blocks->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
-    const auto dense = static_cast<size_t>(kDense) * static_cast<size_t>(full->config().vocab_size);
-    EXPECT_TRUE(same(std::span(got).first(dense), std::span(want).first(dense)));
-    for (size_t row = kDense; row < kPrompt; ++row) {
-      const size_t at = row * static_cast<size_t>(full->config().vocab_size);
-      EXPECT_FALSE(same(std::span(got).subspan(at, 128), std::span(want).subspan(at, 128))) << "row " << row;
+  for (const char* name : kModels)
+    for (DType cache : {DType::kF32, DType::kBF16}) {
+      const auto full = open({.cache_dtype = cache}, name),
+                 blocks = open({.cache_dtype = cache, .block_global = kMode}, name);
+      const std::vector<TokenId> tokens = tokens_of(kPrompt, 1);
+      const std::vector<float> want = full->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+      const std::vector<float> got = blocks->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+      const auto dense = static_cast<size_t>(kDense) * static_cast<size_t>(full->config().vocab_size);
+      EXPECT_TRUE(same(std::span(got).first(dense), std::span(want).first(dense)));
+      for (size_t row = kDense; row < kPrompt; ++row) {
+        const size_t at = row * static_cast<size_t>(full->config().vocab_size);
+        EXPECT_FALSE(same(std::span(got).subspan(at, 128), std::span(want).subspan(at, 128))) << "row " << row;
+      }
     }
-  }
 }
 
 // With as many pages as the row has, in a generated role, the short sequence is the sequence.
@@ -63,90 +66,100 @@ TEST(BlockAttention, GeneratedRowsBelowTheBudgetAreFullAttentionToTheBit) {
   const std::vector<TokenId> tokens = tokens_of(kPrompt, 2);
   BlockGlobalConfig wide = kMode;
   wide.pages = 8;
-  const auto full = open({}), blocks = open({.block_global = wide});
-  for (ModelRunner* runner : {full.get(), blocks.get()}) runner->compute(tokens, 0, kPrompt - 1, TokenRole::kPrompt);
-  EXPECT_TRUE(same(blocks->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated),
-                   full->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated)));
+  for (const char* name : kModels) {
+    const auto full = open({}, name), blocks = open({.block_global = wide}, name);
+    for (ModelRunner* runner : {full.get(), blocks.get()}) runner->compute(tokens, 0, kPrompt - 1, TokenRole::kPrompt);
+    EXPECT_TRUE(same(blocks->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated),
+                     full->compute(tokens, kPrompt - 1, kPrompt, TokenRole::kGenerated)))
+        << name;
+  }
 }
 
 TEST(BlockAttention, EveryChunkThreadCountInstructionSetAndCacheTypeGivesTheSameBits) {
   const std::vector<TokenId> tokens = tokens_of(kPrompt, 3);
-  for (int32_t full_every : {0, 2}) {
-    BlockGlobalConfig mode = kMode;
-    mode.full_every = full_every;
-    for (DType cache : {DType::kF32, DType::kBF16}) {
-      std::vector<float> whole, whole_on_amx;  // which sums bf16 in an order of its own
-      for (const Backend* backend : runnable_backends()) {
-        if (std::string_view(backend->name) == "ref") continue;
-        std::vector<float>& want =
-            cache == DType::kBF16 && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
-        if (want.empty()) {
-          const auto first =
-              open({.backend = backend->name, .cache_dtype = cache, .threads = 1, .block_global = mode});
-          want = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+  for (const char* name : kModels)
+    for (int32_t full_every : {0, 2}) {
+      BlockGlobalConfig mode = kMode;
+      mode.full_every = full_every;
+      for (DType cache : {DType::kF32, DType::kBF16}) {
+        std::vector<float> whole, whole_on_amx;  // which sums bf16 in an order of its own
+        for (const Backend* backend : runnable_backends()) {
+          if (std::string_view(backend->name) == "ref") continue;
+          std::vector<float>& want =
+              cache == DType::kBF16 && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
+          if (want.empty()) {
+            const auto first =
+                open({.backend = backend->name, .cache_dtype = cache, .threads = 1, .block_global = mode}, name);
+            want = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+          }
+          const auto runner =
+              open({.backend = backend->name, .cache_dtype = cache, .threads = 3, .block_global = mode}, name);
+          for (int32_t chunk : {17, 64, 130, kPrompt})
+            EXPECT_TRUE(same(in_chunks(*runner, tokens, chunk), want)) << backend->name << " chunks of " << chunk;
         }
-        const auto runner = open({.backend = backend->name, .cache_dtype = cache, .threads = 3, .block_global = mode});
-        for (int32_t chunk : {17, 64, 130, kPrompt})
-          EXPECT_TRUE(same(in_chunks(*runner, tokens, chunk), want)) << backend->name << " chunks of " << chunk;
       }
     }
-  }
 }
 
 // The oracle chooses the same pages, so its logits are near.
 TEST(BlockAttention, AgreesWithTheOracle) {
-  const std::vector<TokenId> tokens = tokens_of(kPrompt, 4);
-  const auto product = open({.block_global = kMode}), ref = open({.backend = "ref", .block_global = kMode});
-  std::vector<int32_t> chosen[2];
-  std::vector<float> logits[2];
-  for (int i : {0, 1}) {
-    ForwardObserver observer;
-    observer.selected = [&, i](int32_t, std::span<const SequenceSpan> spans, int32_t count, const int32_t* pages) {
-      for (const SequenceSpan& span : spans)
-        chosen[i].insert(chosen[i].end(), pages, pages + (span.position_end - span.position_begin) * count);
-    };
-    ModelRunner& runner = *(i == 0 ? product : ref);
-    const int32_t begin = kPrompt - 30;
-    runner.compute(tokens, 0, begin, TokenRole::kPrompt);
-    logits[i] = runner.compute(tokens, begin, kPrompt, TokenRole::kPrompt, &observer);
+  for (const char* name : kModels) {
+    const std::vector<TokenId> tokens = tokens_of(kPrompt, 4);
+    const auto product = open({.block_global = kMode}, name),
+               ref = open({.backend = "ref", .block_global = kMode}, name);
+    std::vector<int32_t> chosen[2];
+    std::vector<float> logits[2];
+    for (int i : {0, 1}) {
+      ForwardObserver observer;
+      observer.selected = [&, i](int32_t, std::span<const SequenceSpan> spans, int32_t count, const int32_t* pages) {
+        for (const SequenceSpan& span : spans)
+          chosen[i].insert(chosen[i].end(), pages, pages + (span.position_end - span.position_begin) * count);
+      };
+      ModelRunner& runner = *(i == 0 ? product : ref);
+      const int32_t begin = kPrompt - 30;
+      runner.compute(tokens, 0, begin, TokenRole::kPrompt);
+      logits[i] = runner.compute(tokens, begin, kPrompt, TokenRole::kPrompt, &observer);
+    }
+    EXPECT_EQ(chosen[0].size(), static_cast<size_t>(product->config().num_hidden_layers * 30 * kMode.pages));
+    EXPECT_EQ(chosen[0], chosen[1]);
+    double error = 0, size = 0;
+    for (size_t i = 0; i < logits[0].size(); ++i) {
+      error += std::pow(double{logits[0][i]} - logits[1][i], 2);
+      size += std::pow(logits[1][i], 2);
+    }
+    EXPECT_LT(std::sqrt(error / size), 2e-6);
   }
-  EXPECT_EQ(chosen[0].size(), static_cast<size_t>(product->config().num_hidden_layers * 30 * kMode.pages));
-  EXPECT_EQ(chosen[0], chosen[1]);
-  double error = 0, size = 0;
-  for (size_t i = 0; i < logits[0].size(); ++i) {
-    error += std::pow(double{logits[0][i]} - logits[1][i], 2);
-    size += std::pow(logits[1][i], 2);
-  }
-  EXPECT_LT(std::sqrt(error / size), 2e-6);
 }
 
 // Means travel with the latents: pages that went to host memory and came back elsewhere continue as if they had stayed,
 // and so does a copy of a page that is not full, whose mean is still to come.
 TEST(BlockAttention, PagesThatWereMovedAndCopied) {
-  const auto runner = open({.block_global = kMode});
-  const std::vector<TokenId> tokens = tokens_of(kPrompt, 5);
-  const std::vector<float> whole = runner->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
-  const int32_t vocab = runner->config().vocab_size;
-  for (int32_t hit : {64, 300, 320}) {
-    runner->compute(tokens, 0, hit, TokenRole::kPrompt);
-    std::vector<PageId>& pages = runner->pages();
-    std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
-    for (int32_t page = 0; page * kPageTokens < hit; ++page) {
-      PageId& from = pages[static_cast<size_t>(page)];
-      PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
-      if ((page + 1) * kPageTokens <= hit) {
-        runner->kv().move({.page = from, .host = host.data(), .to_host = true});
+  for (const char* name : kModels) {
+    const auto runner = open({.block_global = kMode}, name);
+    const std::vector<TokenId> tokens = tokens_of(kPrompt, 5);
+    const std::vector<float> whole = runner->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+    const int32_t vocab = runner->config().vocab_size;
+    for (int32_t hit : {64, 300, 320}) {
+      runner->compute(tokens, 0, hit, TokenRole::kPrompt);
+      std::vector<PageId>& pages = runner->pages();
+      std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
+      for (int32_t page = 0; page * kPageTokens < hit; ++page) {
+        PageId& from = pages[static_cast<size_t>(page)];
+        PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
+        if ((page + 1) * kPageTokens <= hit) {
+          runner->kv().move({.page = from, .host = host.data(), .to_host = true});
+          runner->kv().move({.page = to, .host = host.data(), .to_host = false});
+        } else {
+          runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
+        }
+        std::swap(from, to);
+        std::fill(host.begin(), host.end(), std::byte{0xFF});
         runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-      } else {
-        runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
       }
-      std::swap(from, to);
-      std::fill(host.begin(), host.end(), std::byte{0xFF});
-      runner->kv().move({.page = to, .host = host.data(), .to_host = false});
+      EXPECT_TRUE(same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
+                       std::span(whole).subspan(static_cast<size_t>(hit * vocab))))
+          << "hit of " << hit;
     }
-    EXPECT_TRUE(same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
-                     std::span(whole).subspan(static_cast<size_t>(hit * vocab))))
-        << "hit of " << hit;
   }
 }
 

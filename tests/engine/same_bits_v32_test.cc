@@ -64,13 +64,17 @@ TEST(SameBitsV32, EveryThreadCountInstructionSetAndCacheType) {
   const std::vector<TokenId> tokens = tokens_of(kPrompt, 2);
   for (const char* name : {"v32_index", "v32_fp8"}) {
     for (DType cache : {DType::kF32, DType::kBF16}) {
-      const auto first = open(golden(name), {.cache_dtype = cache, .threads = 1});
-      const std::vector<float> whole = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+      std::vector<float> whole, whole_on_amx;  // which sums bf16 in an order of its own
       for (const Backend* backend : runnable_backends()) {
         if (std::string_view(backend->name) == "ref") continue;
+        std::vector<float>& want =
+            cache == DType::kBF16 && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
+        if (want.empty())
+          want = open(golden(name), {.backend = backend->name, .cache_dtype = cache, .threads = 1})
+                     ->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
         const auto runner = open(golden(name), {.backend = backend->name, .cache_dtype = cache, .threads = 3});
         for (int32_t chunk : {17, 64, kPrompt})
-          expect_same(in_chunks(*runner, tokens, chunk), whole, fmt::format("{} {} {}", name, backend->name, chunk));
+          expect_same(in_chunks(*runner, tokens, chunk), want, fmt::format("{} {} {}", name, backend->name, chunk));
       }
     }
   }

@@ -132,5 +132,21 @@ TEST(Sampler, LogProbabilitiesAreTheSoftmaxOfTheLogits) {
   EXPECT_EQ(result[1].token, std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
+TEST(Sampler, OnlyWhatIsAllowedIsDrawnWhateverTheRestOfTheParameters) {
+  const std::vector<uint32_t> allowed = {0b1010};
+  for (const SamplingParams& params :
+       {SamplingParams{.temperature = 0}, SamplingParams{.temperature = 1.5f},
+        SamplingParams{.temperature = 1, .top_k = 1}, SamplingParams{.temperature = 1, .top_p = 0.01f},
+        SamplingParams{.temperature = 1, .min_p = 1.0f}}) {
+    std::map<TokenId, int> counts;
+    for (uint64_t seed = 0; seed < 500; ++seed) {
+      std::vector<float> logits = {9, 1, 8, 1.5f, 7};
+      ++counts[sample(logits, {.params = &params, .seed = seed, .allowed = allowed})];
+    }
+    for (const auto& [token, count] : counts) EXPECT_TRUE(token == 1 || token == 3) << token;
+    EXPECT_EQ(counts.size(), params.temperature == 1.5f ? 2u : 1u);
+  }
+}
+
 }  // namespace
 }  // namespace sluice

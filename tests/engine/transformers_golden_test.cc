@@ -1,4 +1,4 @@
-// Small random V2, V3, V3.2 and V4 checkpoints against Hugging Face transformers (tests/golden/transformers has the
+// Small random V2, V3, V3.2, V4 and Qwen3-MoE checkpoints against Hugging Face transformers (tests/golden/transformers has the
 // script and the versions): logits, chosen experts and positions, hidden states, greedy continuations, in f32.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -134,10 +134,10 @@ TEST_P(TransformersGolden, AbsorbedEqualsExpanded) {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const char* name : {"v2_lite", "v2_grouped", "v3_noaux", "v3_fp8", "v3_variant", "v32_index", "v32_fp8",
-                           "v4_flash", "v4_fp4", "v4_variant"})
+                           "v4_flash", "v4_fp4", "v4_variant", "qwen3_moe", "qwen3_variant"})
     for (const Backend* backend : runnable_backends())
       if (std::string_view(backend->name) != "ref") all.push_back({name, backend});
-  for (const char* name : {"v3_noaux", "v32_index", "v4_variant"}) all.push_back({name, runnable_backends()[0]});
+  for (const char* name : {"v3_noaux", "v32_index", "v4_variant", "qwen3_moe"}) all.push_back({name, runnable_backends()[0]});
   return all;
 }
 

@@ -16,9 +16,19 @@ namespace {
 // is off by 2^-8 of its power of two at most, uniformly, which is 0.41 * 2^-8 of itself in the mean square. The scores
 // (deviation 1) take two such errors, which reach the probabilities as they are; with the probability's own and the
 // value's that is sqrt(4) * 0.41 * 2^-8.
+//
+// Over an int8 cache, whose entries both sides read alike: the expanded form rounds entries to bf16 first, which scores
+// and values take (six such errors). The absorbed form has the query in codes: of 128 normal values the largest is 2.8
+// deviations and 127 steps, a code off by 1 / sqrt(12) of one in the mean square. Weights have 255 steps up to the
+// largest of 64, which with scores of deviation 1 is e^2.4, beside e^1 in the mean square.
+const double kRoundedEntries = std::sqrt(6.0) * 0.41 * 0x1p-8;
+constexpr double kQueryCodes = 2.8 / 127 / 3.46;
+const double kWeightCodes = std::exp(2.4 - 1.0) / 255 / 3.46;
+
 double rounding(const AttentionShape& s, int32_t context) {
   const double f32 =
       kUnit * (std::sqrt(2.0 * s.kv_lora_rank + s.q_dim() + s.width() + kPageTokens + context / kPageTokens) + 4);
+  if (s.cache == DType::kI8) return f32 + std::hypot(kRoundedEntries, kQueryCodes, kWeightCodes);
   return s.cache == DType::kBF16 ? f32 + 2 * 0.41 * 0x1p-8 : f32;
 }
 
@@ -76,14 +86,15 @@ void expect_oracle(const Backend& backend, const AttentionShape& shape, const st
 TEST_P(LatentAttentionTest, SmallShapesAllLengths) {
   for (const auto& [weights, cache] : {std::pair{WeightFormat::kF32, DType::kF32},
                                        {WeightFormat::kBF16, DType::kF32},
-                                       {WeightFormat::kBF16, DType::kBF16}})
+                                       {WeightFormat::kBF16, DType::kBF16},
+                                       {WeightFormat::kBF16, DType::kI8}})
     for (int32_t length : {1, 2, 63, 64, 65, 130, 600})
       expect_oracle(backend(), with(kSmall, weights, cache), {length}, 9);
 }
 
 TEST_P(LatentAttentionTest, QuantisedProjectionsOfTheAbsorbedForm) {
   for (AttentionShape shape : {kSmall, kMini}) {
-    for (DType cache : {DType::kF32, DType::kBF16}) {
+    for (DType cache : {DType::kF32, DType::kBF16, DType::kI8}) {
       shape.weights = WeightFormat::kBF16;
       shape.cache = cache;
       shape.absorbed = WeightFormat::kInt8;
@@ -101,7 +112,7 @@ TEST_P(LatentAttentionTest, QuantisedProjectionsOfTheAbsorbedForm) {
 
 TEST_P(LatentAttentionTest, OddShapes) {
   for (const AttentionShape& shape : kOddShapes)
-    for (DType cache : {DType::kF32, DType::kBF16})
+    for (DType cache : {DType::kF32, DType::kBF16, DType::kI8})
       expect_oracle(backend(), with(shape, WeightFormat::kBF16, cache), {1, 65, 130, 600}, 7);
 }
 
@@ -112,6 +123,11 @@ TEST_P(LatentAttentionTest, MiniAndLite) {
   expect_oracle(backend(), few_heads, {1100}, 1);  // three partitions
   expect_oracle(backend(), with(kLite, WeightFormat::kBF16, DType::kBF16), {70}, 3);
   expect_oracle(backend(), with(kLite, WeightFormat::kF32, DType::kF32), {5, 33}, 2);
+  expect_oracle(backend(), with(kMini, WeightFormat::kBF16, DType::kI8), {63, 1, 130}, 4);
+  expect_oracle(backend(), with(kLite, WeightFormat::kBF16, DType::kI8), {70}, 3);
+  few_heads = with(kMini, WeightFormat::kBF16, DType::kI8);
+  few_heads.heads = 3;
+  expect_oracle(backend(), few_heads, {1100}, 1);  // three partitions
 }
 
 TEST_P(LatentAttentionTest, NoRowsAndEmptySpans) {
@@ -148,6 +164,59 @@ TEST_P(LatentAttentionTest, TheFirstPositionIsItsOwnValue) {
             << "head " << head << " dim " << i;
       }
     }
+  }
+}
+
+// The same over an int8 cache: its one weight is 255 steps whole, so of the latent's codes nothing is lost but what the
+// weight's scale, the sum's conversion and two products round.
+TEST_P(LatentAttentionTest, TheFirstPositionOfAnInt8CacheIsItsOwnValue) {
+  const AttentionShape shape = with(kSmall, WeightFormat::kF32, DType::kI8);
+  LatentCase world(shape, {1});
+  TestContext context;
+  const std::vector<float> out = world.attend(backend(), Form::kAbsorbed, {{0, 0, 1}}, context);
+  std::vector<float> latent = random_values(shape.kv_lora_rank, 4000);
+  std::vector<int8_t> codes(latent.size());
+  const float scale = quantize_activations(latent.data(), shape.kv_lora_rank, codes.data());
+  for (int32_t head = 0; head < shape.heads; ++head) {
+    const std::vector<float> v_up =
+        random_values(int64_t{shape.v_dim} * shape.kv_lora_rank, 2000 + static_cast<uint64_t>(head), 1.0 / 8);
+    for (int32_t i = 0; i < shape.v_dim; ++i) {
+      double want = 0, size = 0;
+      for (int32_t j = 0; j < shape.kv_lora_rank; ++j) {
+        const double term = double{v_up[static_cast<size_t>(i * shape.kv_lora_rank + j)]} * scale * codes[static_cast<size_t>(j)];
+        want += term;
+        size += std::abs(term);
+      }
+      ASSERT_NEAR(out[static_cast<size_t>(head * shape.v_dim + i)], want, size * 71 * kUnit)
+          << "head " << head << " dim " << i;
+    }
+  }
+}
+
+// A cache entry that is no number makes no answer, whatever its codes are.
+TEST_P(LatentAttentionTest, ABrokenScaleShows) {
+  const AttentionShape shape = with(kSmall, WeightFormat::kBF16, DType::kI8);
+  const LatentCodes layout{shape.kv_lora_rank, shape.rope_dim};
+  std::vector<float> z(static_cast<size_t>(shape.width()), 1.0f), norm(static_cast<size_t>(shape.kv_lora_rank), 1.0f);
+  const std::vector<float> angles(static_cast<size_t>(shape.rope_dim), 0.5f);
+  std::vector<std::byte> pool(static_cast<size_t>(kPageTokens * layout.entry_bytes()));
+  const PageId page{0};
+  const SequenceSpan span{0, 0, 1, &page};
+  for (const float broken : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    z.back() = broken;
+    TestContext context;
+    backend().latent_write({.z = z.data(),
+                            .norm_weight = norm.data(),
+                            .eps = 1e-6f,
+                            .cos_sin = angles.data(),
+                            .kv_lora_rank = shape.kv_lora_rank,
+                            .rope_dim = shape.rope_dim,
+                            .sequences = {&span, 1},
+                            .cache = {pool.data(), static_cast<int64_t>(pool.size()), DType::kI8}},
+                           context);
+    const auto* scales = reinterpret_cast<const float*>(pool.data() + layout.scales_offset());
+    EXPECT_TRUE(std::isnan(scales[kPageTokens])) << broken;
+    EXPECT_FALSE(std::isnan(scales[0])) << "the latents are sound";
   }
 }
 

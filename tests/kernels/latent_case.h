@@ -11,6 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "sluice/latent_codes.h"
+#include "sluice/quantize.h"
+
 #include "tests/kernels/kernel_test.h"
 
 namespace sluice {
@@ -120,7 +123,10 @@ class LatentCase {
 
   static uint64_t query_seed(int32_t sequence) { return 3000 + static_cast<uint64_t>(sequence); }
   static uint64_t entry_seed(int32_t sequence) { return 4000 + static_cast<uint64_t>(sequence); }
-  int64_t layer_bytes() const { return kPageTokens * shape_.width() * size_of(shape_.cache); }
+  LatentCodes codes() const { return {shape_.kv_lora_rank, shape_.rope_dim}; }
+  int64_t layer_bytes() const {
+    return kPageTokens * (shape_.cache == DType::kI8 ? codes().entry_bytes() : shape_.width() * size_of(shape_.cache));
+  }
 
   const Weights& weights_of(const Backend& backend) {
     for (const auto& [owner, weights] : packed_)
@@ -147,8 +153,12 @@ class LatentCase {
       const int32_t end = future ? length(piece.sequence) : piece.end;
       for (int32_t position = 0; position < end; ++position) {
         const PageId page = pages_[static_cast<size_t>(piece.sequence)][static_cast<size_t>(position / kPageTokens)];
-        std::byte* entry = pool.data() + layer_bytes() + value(page) * 2 * layer_bytes() +
-                           position % kPageTokens * shape_.width() * size_of(shape_.cache);
+        std::byte* layer = pool.data() + layer_bytes() + value(page) * 2 * layer_bytes();
+        if (shape_.cache == DType::kI8) {
+          put_codes(layer, piece.sequence, position);
+          continue;
+        }
+        std::byte* entry = layer + position % kPageTokens * shape_.width() * size_of(shape_.cache);
         for (int64_t i = 0; i < shape_.width(); ++i) {
           const float number = value_at(entry_seed(piece.sequence), position * shape_.width() + i);
           if (shape_.cache == DType::kF32) {
@@ -160,6 +170,22 @@ class LatentCase {
       }
     }
     return pool;
+  }
+
+  void put_codes(std::byte* layer, int32_t sequence, int32_t position) const {
+    const int64_t place = position % kPageTokens, width = shape_.width();
+    auto* scales = reinterpret_cast<float*>(layer + codes().scales_offset());
+    std::vector<float> values(static_cast<size_t>(width));
+    for (int64_t i = 0; i < width; ++i)
+      values[static_cast<size_t>(i)] = value_at(entry_seed(sequence), position * width + i);
+    std::vector<int8_t> made(values.size());
+    for (int32_t g = 0; g < codes().num_groups(); ++g) {
+      const int32_t begin = codes().begin(g);
+      scales[g * kPageTokens + place] =
+          quantize_activations(values.data() + begin, codes().begin(g + 1) - begin, made.data() + begin);
+    }
+    for (int64_t i = 0; i < width; ++i)
+      layer[place * width + i] = static_cast<std::byte>(made[static_cast<size_t>(i)] + LatentCodes::kExcess);
   }
 
   std::vector<float> take_rows(const Backend& backend, const std::vector<SequenceSpan>& spans, int64_t num_rows,

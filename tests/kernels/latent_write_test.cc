@@ -3,6 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "sluice/latent_codes.h"
+#include "sluice/quantize.h"
+
 #include "tests/kernels/kernel_test.h"
 
 namespace sluice {
@@ -19,7 +22,8 @@ struct Problem {
   RopeLayout layout = RopeLayout::kPair;
 
   int64_t width() const { return kv_lora_rank + rope_dim; }
-  int64_t entry_bytes() const { return width() * size_of(dtype); }
+  LatentCodes codes() const { return {kv_lora_rank, rope_dim}; }
+  int64_t entry_bytes() const { return dtype == DType::kI8 ? codes().entry_bytes() : width() * size_of(dtype); }
   int64_t layer_bytes() const { return kPageTokens * entry_bytes(); }
   int64_t page_stride() const { return 3 * layer_bytes(); }  // ours is the middle one of three layers
   std::string text() const {
@@ -33,6 +37,23 @@ struct Written {
   std::vector<std::byte> pool;
   std::vector<float> entries;  // [rows, width], widened
 };
+
+constexpr std::byte kUntouched{0xA5};
+
+// What an int8 entry says; puts the old bytes back into `rest`.
+std::vector<float> take_codes(const Problem& p, const std::byte* layer, int64_t place, std::byte* rest) {
+  std::vector<float> entry;
+  for (int32_t g = 0; g < p.codes().num_groups(); ++g) {
+    const int64_t scale_at = p.codes().scales_offset() + (g * kPageTokens + place) * 4;
+    float scale;
+    std::memcpy(&scale, layer + scale_at, sizeof(scale));
+    std::fill_n(rest + scale_at, sizeof(scale), kUntouched);
+    for (int64_t i = p.codes().begin(g); i < p.codes().begin(g + 1); ++i)
+      entry.push_back(scale * static_cast<float>(std::to_integer<int>(layer[place * p.width() + i]) - 128));
+  }
+  std::fill_n(rest + place * p.width(), p.width(), kUntouched);
+  return entry;
+}
 
 Written write(const Backend& backend, const Problem& p, OpContext& context) {
   const auto num_pages = static_cast<int32_t>(p.ranges.size()) * kPagesPerSequence;
@@ -64,6 +85,13 @@ Written write(const Backend& backend, const Problem& p, OpContext& context) {
   std::vector<std::byte> rest = result.pool;
   for (const SequenceSpan& span : spans) {
     for (int32_t position = span.position_begin; position < span.position_end; ++position) {
+      const int64_t slice = p.layer_bytes() + value(span.pages[position / kPageTokens]) * p.page_stride();
+      if (p.dtype == DType::kI8) {
+        const std::vector<float> entry =
+            take_codes(p, result.pool.data() + slice, position % kPageTokens, rest.data() + slice);
+        result.entries.insert(result.entries.end(), entry.begin(), entry.end());
+        continue;
+      }
       const int64_t at = p.layer_bytes() + value(span.pages[position / kPageTokens]) * p.page_stride() +
                          position % kPageTokens * p.entry_bytes();
       std::vector<float> entry(static_cast<size_t>(p.width()));
@@ -119,8 +147,30 @@ TEST_P(LatentWriteTest, Bf16EntriesAreTheRoundedF32Ones) {
   }
 }
 
+// The int8 entry is that of the f32 entry's codes, group by group, exactly; the oracle's too.
+TEST_P(LatentWriteTest, Int8EntriesAreTheCodesOfTheF32Ones) {
+  const std::vector<Problem> wide = problems(DType::kF32), narrow = problems(DType::kI8);
+  for (const Backend* each : {&backend(), &oracle()}) {
+    for (size_t i = 0; i < wide.size(); ++i) {
+      TestContext context;
+      const Problem& p = wide[i];
+      std::vector<float> want = write(*each, p, context).entries;
+      std::vector<int8_t> codes(static_cast<size_t>(p.width()));
+      for (size_t row = 0; row < want.size(); row += codes.size()) {
+        for (int32_t g = 0; g < p.codes().num_groups(); ++g) {
+          const int32_t begin = p.codes().begin(g), count = p.codes().begin(g + 1) - begin;
+          float* values = want.data() + row + static_cast<size_t>(begin);
+          const float scale = quantize_activations(values, count, codes.data());
+          for (int32_t j = 0; j < count; ++j) values[j] = scale * static_cast<float>(codes[static_cast<size_t>(j)]);
+        }
+      }
+      expect_same_bits(write(*each, narrow[i], context).entries, want, p.width(), narrow[i].text());
+    }
+  }
+}
+
 TEST_P(LatentWriteTest, SameBytesForAnyTeamAndInstructionSet) {
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     for (const Problem& p : problems(dtype)) {
       TestContext single;
       const std::vector<std::byte> want = write(*product_backends().front(), p, single).pool;

@@ -18,17 +18,19 @@ constexpr bool kInstrumented = false;
 const std::vector<AttentionShape>& shapes() {
   static const std::vector<AttentionShape> all = [] {
     std::vector<AttentionShape> list = {{48, 6, 20, 24, 17, WeightFormat::kBF16, DType::kF32},
-                                        {80, 16, 33, 7, 3, WeightFormat::kBF16, DType::kBF16}};
+                                        {80, 16, 33, 7, 3, WeightFormat::kBF16, DType::kBF16},
+                                        {160, 6, 33, 7, 17, WeightFormat::kBF16, DType::kI8}};
     if (kInstrumented) return list;
     list.push_back({64, 16, 32, 32, 8, WeightFormat::kF32, DType::kF32});
     list.push_back({64, 16, 32, 32, 8, WeightFormat::kBF16, DType::kBF16, WeightFormat::kInt8});
+    list.push_back({64, 16, 32, 32, 8, WeightFormat::kBF16, DType::kI8, WeightFormat::kInt8});
     return list;
   }();
   return all;
 }
 
 constexpr Form kForms[] = {Form::kExpanded, Form::kAbsorbed};
-constexpr int32_t kPrompt = 600;  // two partitions of the absorbed form, ten tiles
+constexpr int32_t kPrompt = 600;  // three partitions of the absorbed form (int8: two), ten tiles
 
 const char* name(Form form) { return form == Form::kExpanded ? "expanded" : "absorbed"; }
 
@@ -152,15 +154,17 @@ TEST_P(SameBitsAttentionTest, WhateverLiesBehindTheEnd) {
 
 // The released shape, short: register tiles and panels that the small shapes do not fill.
 TEST_P(SameBitsAttentionTest, ReleasedShape) {
-  const AttentionShape shape{512, 64, 128, 128, 16, WeightFormat::kBF16, DType::kBF16};
-  LatentCase world(shape, {130, 40});
-  for (Form form : kForms) {
-    const std::vector<float> whole = whole_prompt(world, form);
-    TestContext context(3);
-    expect_rows(world, world.attend(backend(), form, {{0, 0, 64}}, context), whole, 0, "first page");
-    expect_rows(world, world.attend(backend(), form, {{0, 64, 130}}, context), whole, 64, "rest");
-    const std::vector<float> batch = world.attend(backend(), form, {{0, 129, 130}, {1, 39, 40}}, context);
-    expect_rows(world, std::span(batch).first(static_cast<size_t>(shape.out_row())), whole, 129, "last row");
+  for (DType cache : {DType::kBF16, DType::kI8}) {
+    const AttentionShape shape{512, 64, 128, 128, 16, WeightFormat::kBF16, cache};
+    LatentCase world(shape, {130, 40});
+    for (Form form : kForms) {
+      const std::vector<float> whole = whole_prompt(world, form);
+      TestContext context(3);
+      expect_rows(world, world.attend(backend(), form, {{0, 0, 64}}, context), whole, 0, "first page");
+      expect_rows(world, world.attend(backend(), form, {{0, 64, 130}}, context), whole, 64, "rest");
+      const std::vector<float> batch = world.attend(backend(), form, {{0, 129, 130}, {1, 39, 40}}, context);
+      expect_rows(world, std::span(batch).first(static_cast<size_t>(shape.out_row())), whole, 129, "last row");
+    }
   }
 }
 

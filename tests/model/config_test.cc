@@ -275,6 +275,44 @@ TEST(ModelConfig, RefusesBadIndexer) {
        {"rope_interleave", false, kUnsupported, "rope_interleave: expected true with deepseek_v32, found false"}});
 }
 
+TEST(ModelConfig, ReadsQwen3Moe) {
+  json object = qwen3_moe_json();
+  ModelConfig c = ModelConfig::parse(object.dump(), "config.json").value();
+  EXPECT_EQ(c.architecture, Architecture::kQwen3Moe);
+  ASSERT_TRUE(c.grouped);
+  EXPECT_EQ(c.grouped->kv_heads, 4);
+  EXPECT_EQ(c.grouped->width(), 512);
+  EXPECT_EQ(c.qk_head_dim(), 128);
+  EXPECT_FALSE(c.rope_interleave);
+  EXPECT_TRUE(c.norm_topk_prob);
+  EXPECT_EQ(c.n_shared_experts, 0);
+  EXPECT_TRUE(c.is_moe_layer(0));
+  object["decoder_sparse_step"] = 2;
+  object["mlp_only_layers"] = {3, 5};
+  object.erase("head_dim");
+  c = ModelConfig::parse(object.dump(), "config.json").value();
+  EXPECT_EQ(c.grouped->head_dim, 64);  // hidden_size / num_attention_heads
+  std::vector<int32_t> moe;
+  for (int32_t layer = 0; layer < 9; ++layer)
+    if (c.is_moe_layer(layer)) moe.push_back(layer);
+  EXPECT_EQ(moe, (std::vector<int32_t>{1, 7}));
+}
+
+TEST(ModelConfig, RefusesBadQwen3Moe) {
+  expect_refused(
+      qwen3_moe_json(),
+      {{"num_key_value_heads", 5, kInvalid,
+        "num_key_value_heads: expected a divisor of num_attention_heads (32), found 5"},
+       {"num_key_value_heads", kErase, kInvalid, "num_key_value_heads: expected a positive integer, found no such key"},
+       {"head_dim", 31, kInvalid, "head_dim: expected an even integer, found 31"},
+       {"use_sliding_window", true, kUnsupported, "use_sliding_window: expected false, found true"},
+       {"num_experts", 0, kInvalid, "num_experts: expected a positive integer, found 0"},
+       {"num_experts_per_tok", 129, kInvalid, "num_experts_per_tok: expected at most num_experts (128), found 129"},
+       {"norm_topk_prob", kErase, kInvalid, "norm_topk_prob: expected true or false, found no such key"},
+       {"decoder_sparse_step", 0, kInvalid, "decoder_sparse_step: expected a positive integer, found 0"},
+       {"attention_bias", true, kUnsupported, "attention_bias: expected false, found true"}});
+}
+
 TEST(ModelConfig, RefusesBadRope) {
   expect_refused(
       v2_lite_json(),
@@ -435,7 +473,8 @@ TEST(ModelConfig, RefusesBadTokens) {
 TEST(ModelConfig, RefusesOtherArchitecturesByName) {
   expect_refused(v2_lite_json(),
                  {{"model_type", "llama", kUnsupported,
-                   R"(model_type: expected one of deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4, found "llama")"},
+                   "model_type: expected one of deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4, qwen3_moe, found "
+                   "\"llama\""},
                   {"model_type", kErase, kInvalid, "model_type: expected a string, found no such key"},
                   {"model_type", 2, kInvalid, "model_type: expected a string, found 2"}});
 }

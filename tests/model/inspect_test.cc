@@ -39,6 +39,7 @@ TEST(Inspect, CountsTheReleasedModels) {
       {v2_json(), 235.7, 21.4, 21.4 - 0.524, 0.05, 60 * 1152},
       {v3_json(), 671.0, 37.6, 36.6, 0.05, 61 * 1152},
       {v32_json(), 671.9, 38.4, 38.4 - 0.927, 0.05, 61 * 1408},
+      {qwen3_moe_json(), 30.53, 3.35, 3.04, 0.005, 48 * 2048},
   };
   for (const Case& expected : cases) {
     const ModelReport report = inspect(config_of(expected.config));
@@ -166,7 +167,7 @@ TEST(Inspect, PrintsJsonAndText) {
   EXPECT_THAT(lines, HasSubstr("active a token          2.66 B (2.45 B without the embedding)\n"));
   EXPECT_THAT(lines, HasSubstr("experts                 6 of 64 a token, 2 shared\n"));
   EXPECT_THAT(lines, HasSubstr("weights bf16            31.41 GB\n"));
-  EXPECT_THAT(lines, HasSubstr("cache                   31104 bytes a token (bf16), 62208 (f32)\n"));
+  EXPECT_THAT(lines, HasSubstr("cache                   31104 bytes a token (bf16), 62208 (f32), 16092 (int8)\n"));
   EXPECT_THAT(lines, HasSubstr("arithmetic              4.90 GFLOP a token, and 0.94 MFLOP a token of context\n"));
   EXPECT_THAT(lines, HasSubstr("files                   1234 bytes, 3 BF16, 1 F32\n"));
 }

@@ -227,4 +227,33 @@ inline nlohmann::json tiny_json() {
   return json;
 }
 
+// Qwen3-30B-A3B.
+inline nlohmann::json qwen3_moe_json() {
+  return {{"model_type", "qwen3_moe"},
+          {"hidden_act", "silu"},
+          {"attention_bias", false},
+          {"vocab_size", 151936},
+          {"hidden_size", 2048},
+          {"num_hidden_layers", 48},
+          {"num_attention_heads", 32},
+          {"num_key_value_heads", 4},
+          {"head_dim", 128},
+          {"intermediate_size", 6144},
+          {"moe_intermediate_size", 768},
+          {"num_experts", 128},
+          {"num_experts_per_tok", 8},
+          {"norm_topk_prob", true},
+          {"decoder_sparse_step", 1},
+          {"mlp_only_layers", nlohmann::json::array()},
+          {"max_position_embeddings", 40960},
+          {"rope_theta", 1000000.0},
+          {"rope_scaling", nullptr},
+          {"rms_norm_eps", 1e-6},
+          {"use_sliding_window", false},
+          {"sliding_window", nullptr},
+          {"tie_word_embeddings", false},
+          {"bos_token_id", 151643},
+          {"eos_token_id", 151645}};
+}
+
 }  // namespace sluice

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "server/tls.h"
+#include "tests/server/server_fixture.h"
 
 namespace sluice {
 namespace {
@@ -139,6 +140,42 @@ TEST_F(AuthTest, LimitsHoldAndLeasesGiveBack) {
   third.lease.reset();
   fourth.lease.reset();
   EXPECT_TRUE(again->admit(&second).ok());
+}
+
+TEST_F(AuthTest, TokensAMinuteAreABucketThatPromptsAndAnswersEmpty) {
+  SharedManualClock clock;
+  write("{\"tokens\": [" + entry("one", R"("name": "alice", "tokens_per_minute": 600)") + "]}");
+  const auto authenticator = Authenticator::load(file_, &clock).value();
+  const auto alice = authenticator->authenticate("Bearer one").value();
+  Duration wait{};
+  GenerationTask first = task(200), second = task(1000), third = task(1);
+  ASSERT_TRUE(alice->admit(&first, &wait).ok());
+  first.budget->charge(300);  // the answer
+  // A prompt longer than what is left comes in (else it never could), and the debt is waited for.
+  ASSERT_TRUE(alice->admit(&second, &wait).ok());
+  const Status refused = alice->admit(&third, &wait);
+  EXPECT_EQ(refused.to_string(),
+            "RESOURCE_EXHAUSTED: alice: its tokens of this minute are used up (limit 600 a minute); more in 90.1 s");
+  EXPECT_NEAR(seconds(wait), 90.1, 0.001);  // 901 tokens at 10 a second
+  clock.advance(std::chrono::seconds(90));
+  EXPECT_FALSE(alice->admit(&third, &wait).ok());
+  // A reload changes the limit and forgives no debt.
+  write("{\"tokens\": [" + entry("one", R"("name": "alice", "tokens_per_minute": 6000)") + "]}");
+  ASSERT_TRUE(authenticator->reload().ok());
+  const auto again = authenticator->authenticate("Bearer one").value();
+  EXPECT_FALSE(again->admit(&third, &wait).ok());
+  EXPECT_NEAR(seconds(wait), 0.01, 0.001);
+  clock.advance(std::chrono::milliseconds(11));
+  EXPECT_TRUE(again->admit(&third, &wait).ok());
+  // It holds a minute's worth at most.
+  clock.advance(std::chrono::hours(1));
+  GenerationTask large = task(6000), one_more = task(1);
+  EXPECT_TRUE(again->admit(&large, &wait).ok());
+  EXPECT_FALSE(again->admit(&one_more, &wait).ok());
+  // No limit any more.
+  write("{\"tokens\": [" + entry("one", R"("name": "alice")") + "]}");
+  ASSERT_TRUE(authenticator->reload().ok());
+  EXPECT_TRUE(again->admit(&one_more, &wait).ok());
 }
 
 TEST_F(AuthTest, ReloadTakesNewTokensAndKeepsTheOldOnesIfTheFileIsBad) {

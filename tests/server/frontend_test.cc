@@ -135,6 +135,7 @@ TEST_F(FrontendTest, TheObserverHearsOfEachEndOnce) {
   EXPECT_EQ(records[0].finish, FinishReason::kStop);
   EXPECT_EQ(records[0].end.usage.prompt_tokens, 3);
   EXPECT_EQ(records[1].end.status.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(records[1].end.usage.prompt_tokens, 3) << "what is cut has a size, too";
   EXPECT_EQ(records[1].finish, FinishReason::kNone);
 }
 
@@ -442,6 +443,96 @@ TEST_F(SlowReaderTest, CatchesUpInTime) {
   }
   EXPECT_EQ(reader_.num_stalled, 0);
   EXPECT_EQ(loop_->num_cancelled(), 0);
+}
+
+// ---- forms
+
+class NoGrammar final : public Grammar {
+ public:
+  std::unique_ptr<TokenConstraint> begin(std::optional<TokenId>) const override { return nullptr; }
+};
+
+// Compiles when the test says so.
+class SlowCompiler final : public GrammarCompiler {
+ public:
+  std::shared_ptr<const Grammar> find(const OutputForm&) override { return known; }
+  Status compile(OutputForm form, Done done) override {
+    if (!refusal.ok()) return refusal;
+    EXPECT_EQ(form.text, "a+");
+    waiting.push_back(std::move(done));
+    return {};
+  }
+  std::shared_ptr<const Grammar> known;
+  Status refusal;
+  std::vector<Done> waiting;
+};
+
+class FormTest : public FrontendTest {
+ protected:
+  void SetUp() override {
+    frontend_.set_compiler(&compiler_);
+    start_loop(ended(tokens_of_text(kStory)));
+  }
+  static GenerationTask form_task() {
+    GenerationTask out = task();
+    out.form = OutputForm{FormKind::kRegex, "a+", "guided_regex"};
+    out.client_id = "mine";
+    return out;
+  }
+  SlowCompiler compiler_;
+  const std::shared_ptr<const Grammar> grammar_ = std::make_shared<NoGrammar>();
+};
+
+TEST_F(FormTest, ARequestComesToTheLoopWithItsGrammarWhenThatIsCompiled) {
+  GatheringReader reader, later;
+  const auto stream = frontend_.submit(form_task(), reader);
+  ASSERT_TRUE(stream.ok());
+  reader.begin(*stream);
+  ASSERT_EQ(compiler_.waiting.size(), 1u);
+  EXPECT_EQ(queue_.load().waiting_requests, 0);
+  compiler_.waiting[0](grammar_);
+  EXPECT_TRUE(reader.wait().status.ok());
+  EXPECT_EQ(loop_->requests()[0].grammar, grammar_);
+  compiler_.known = grammar_;
+  EXPECT_TRUE(run(form_task(), later).status.ok()) << "known already: no detour";
+  EXPECT_EQ(compiler_.waiting.size(), 1u);
+  EXPECT_EQ(loop_->requests()[1].grammar, grammar_);
+}
+
+TEST_F(FormTest, WhatCannotBeCompiledIsTheAnswersEndAndCountsAsInvalid) {
+  GatheringReader reader, second;
+  const auto stream = frontend_.submit(form_task(), reader);
+  ASSERT_TRUE(stream.ok());
+  reader.begin(*stream);
+  compiler_.waiting[0](invalid_argument("guided_regex: is no regex"));
+  EXPECT_EQ(reader.wait().status.to_string(), "INVALID_ARGUMENT: guided_regex: is no regex");
+  EXPECT_EQ(frontend_.metrics().rejections().at("invalid"), 1);
+  compiler_.refusal = resource_exhausted("guided_regex: 64 grammars wait");
+  EXPECT_EQ(frontend_.submit(form_task(), second).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(frontend_.num_open(), 0);
+  EXPECT_TRUE(loop_->requests().empty());
+}
+
+TEST_F(FormTest, WhoCancelsOrAbortsBeforeTheLoopHeardOfItIsNotForgotten) {
+  GatheringReader cancelled, aborted, failed;
+  const auto one = frontend_.submit(form_task(), cancelled);
+  const auto two = frontend_.submit(form_task(), aborted);
+  const auto three = frontend_.submit(form_task(), failed);
+  ASSERT_TRUE(one.ok() && two.ok() && three.ok());
+  cancelled.begin(*one);
+  aborted.begin(*two);
+  failed.begin(*three);
+  (*one)->cancel();
+  compiler_.waiting[0](grammar_);
+  EXPECT_EQ(cancelled.wait().status.code(), StatusCode::kCancelled);
+  EXPECT_EQ(frontend_.abort("mine"), 2);
+  compiler_.waiting[1](grammar_);
+  EXPECT_EQ(aborted.wait().status.code(), StatusCode::kCancelled);
+  frontend_.fail_all(unavailable("the end"));
+  EXPECT_EQ(failed.wait().status.code(), StatusCode::kUnavailable);
+  compiler_.waiting[2](grammar_);
+  EXPECT_EQ(frontend_.num_open(), 0);
+  EXPECT_TRUE(loop_->requests().empty());
 }
 
 }  // namespace

@@ -132,7 +132,9 @@ TEST_F(GrpcSecurityTest, AClientAtItsLimitWaitsAndOthersDoNot) {
   wait_for([&] { return loop_.num_active() == 1; });
   const Status refused = alice.generate(endless("second")).status();
   EXPECT_EQ(refused.to_string(), "RESOURCE_EXHAUSTED: alice: 1 answers are open, its limit is 1");
-  EXPECT_EQ(frontend_.metrics().rejections().at("queue_full"), 1);
+  EXPECT_EQ(frontend_.metrics().rejections().at("client_limit"), 1);
+  EXPECT_EQ(client("").generate(endless("x")).status().code(), StatusCode::kUnauthenticated);
+  EXPECT_EQ(frontend_.metrics().rejections().at("unauthenticated"), 1);
   v1::GenerateRequest shorter = endless("mine");
   shorter.mutable_stopping()->set_max_tokens(3);
   EXPECT_TRUE(bob.generate(shorter).ok());

@@ -108,7 +108,7 @@ TEST_F(HttpSecurityTest, AClientAtItsLimitWaitsAndOthersDoNot) {
   EXPECT_EQ(refused.status, 429);
   EXPECT_EQ(refused.parsed()["error"]["message"], "alice: 1 answers are open, its limit is 1");
   EXPECT_THAT(refused.head, HasSubstr("\r\nRetry-After: "));
-  EXPECT_EQ(frontend_.metrics().rejections().at("queue_full"), 1);
+  EXPECT_EQ(frontend_.metrics().rejections().at("client_limit"), 1);
   const json shorter = {{"prompt", "Tell"}, {"max_tokens", 3}};
   EXPECT_EQ(ask(post("/v1/completions", shorter, bearer("b"))).status, 200);
   // Answers are ended by the scoped name alone.

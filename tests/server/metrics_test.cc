@@ -28,13 +28,22 @@ TEST(RequestMetrics, RejectionsHaveReasons) {
   metrics.rejected(invalid_argument("n"));
   metrics.rejected(not_found("model"));
   metrics.rejected(failed_precondition("no tokenizer"));
+  for (const Rejection why :
+       {Rejection::kUnauthenticated, Rejection::kForbidden, Rejection::kClientLimit, Rejection::kRateLimit})
+    metrics.rejected(why);
   GenerationEnd late;
   late.status = resource_exhausted("does not fit");
   metrics.ended(late, 0);
-  EXPECT_EQ(
-      metrics.rejections(),
-      (std::map<std::string, int64_t>{
-          {"draining", 1}, {"internal", 0}, {"invalid", 2}, {"queue_full", 2}, {"too_large", 1}, {"unsupported", 1}}));
+  EXPECT_EQ(metrics.rejections(), (std::map<std::string, int64_t>{{"client_limit", 1},
+                                                                  {"draining", 1},
+                                                                  {"forbidden", 1},
+                                                                  {"internal", 0},
+                                                                  {"invalid", 2},
+                                                                  {"queue_full", 2},
+                                                                  {"rate_limit", 1},
+                                                                  {"too_large", 1},
+                                                                  {"unauthenticated", 1},
+                                                                  {"unsupported", 1}}));
   EXPECT_EQ(metrics.histograms().end_to_end.count(), 0u) << "nothing ran";
 }
 

@@ -83,6 +83,84 @@ class OpenAiTest : public testing::Test {
 
 // ---- requests
 
+TEST_F(OpenAiTest, FormsComeInOpenAisWordsAndInVllms) {
+  Services with = services();
+  with.has_grammars = true;
+  const auto form_of = [&](const json& more) {
+    json body = {{"messages", json::array({{{"role", "user"}, {"content", "Hi"}}})}};
+    body.update(more);
+    Result<OpenAiRequest> read = read_chat_completion(body.dump(), with, 77);
+    EXPECT_TRUE(read.ok()) << read.status().to_string();
+    return read.ok() ? read->checked.task.form.value_or(OutputForm{}) : OutputForm{};
+  };
+  const json schema = {{"type", "object"}};
+  const OutputForm by_schema =
+      form_of({{"response_format",
+                {{"type", "json_schema"}, {"json_schema", {{"name", "x"}, {"strict", true}, {"schema", schema}}}}}});
+  EXPECT_EQ(by_schema.kind, FormKind::kJsonSchema);
+  EXPECT_EQ(by_schema.text, R"({"type":"object"})");
+  EXPECT_EQ(by_schema.field, "response_format");
+  EXPECT_EQ(form_of({{"response_format", {{"type", "json_object"}}}}).field, "response_format");
+  EXPECT_EQ(form_of({{"response_format", {{"type", "text"}}}}).field, "");
+  EXPECT_EQ(form_of({{"guided_json", schema}}).kind, FormKind::kJsonSchema);
+  EXPECT_EQ(form_of({{"guided_json", R"({"a": 1})"}}).text, R"({"a": 1})");
+  EXPECT_EQ(form_of({{"guided_regex", "a+"}}).kind, FormKind::kRegex);
+  EXPECT_EQ(form_of({{"structured_outputs", {{"grammar", "root ::= \"a\""}}}}).field, "structured_outputs");
+  const OutputForm choice = form_of({{"guided_choice", {"yes", "n\"o\n"}}});
+  EXPECT_EQ(choice.kind, FormKind::kGrammar);
+  EXPECT_EQ(choice.text, R"(root ::= "yes" | "n\"o\x0a")");
+  EXPECT_EQ(choice.field, "guided_choice");
+
+  const json body = {{"prompt", "a"}, {"response_format", {{"type", "json_object"}}}};
+  expect_error(false, body.dump(), StatusCode::kFailedPrecondition,
+               "response_format: this server was built without grammars");
+  model_.eos_token_ids.clear();
+  expect_error(false, body.dump(), StatusCode::kFailedPrecondition,
+               "response_format: the model \"demo-moe\" names no end");
+}
+
+TEST_F(OpenAiTest, AThoughtComesBeforeTheForm) {
+  Services with = services(ChatFormat::kDeepSeekR1);
+  with.has_grammars = true;
+  with.tokenizer = &tagged_tokenizer();
+  const json body = {{"messages", json::array({{{"role", "user"}, {"content", "Hi"}}})}, {"guided_regex", "a"}};
+  const Result<OpenAiRequest> read = read_chat_completion(body.dump(), with, 77);
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  ASSERT_TRUE(read->checked.task.request.grammar_after.has_value());
+  EXPECT_EQ(read->checked.task.request.grammar_after, tagged_tokenizer().id_of("</think>"));
+  EXPECT_TRUE(read->thinks);
+}
+
+TEST_F(OpenAiTest, ToolsThatMustBeCalledAreAForm) {
+  Services with = services(ChatFormat::kDeepSeekV31);
+  with.has_grammars = true;
+  with.tokenizer = &tagged_tokenizer();
+  const auto tag_of = [&](const json& choice, bool strict, bool parallel = true) -> json {
+    json function = {{"name", "f"},
+                     {"parameters", {{"type", "object"}, {"properties", {{"x", {{"type", "integer"}}}}}}}};
+    if (strict) function["strict"] = true;
+    const json body = {{"messages", json::array({{{"role", "user"}, {"content", "Hi"}}})},
+                       {"tools", json::array({{{"type", "function"}, {"function", function}},
+                                              {{"type", "function"}, {"function", {{"name", "g"}}}}})},
+                       {"parallel_tool_calls", parallel},
+                       {"tool_choice", choice}};
+    const Result<OpenAiRequest> read = read_chat_completion(body.dump(), with, 77);
+    EXPECT_TRUE(read.ok()) << read.status().to_string();
+    if (!read.ok() || !read->checked.task.form) return nullptr;
+    return json::parse(read->checked.task.form->text)["format"];
+  };
+  EXPECT_EQ(tag_of("auto", false), nullptr);
+  EXPECT_EQ(tag_of("none", true), nullptr);
+  EXPECT_EQ(tag_of("auto", true)["type"], "token_triggered_tags");  // the tag is one token here
+  const json required = tag_of("required", false);
+  EXPECT_EQ(required["elements"][1]["type"], "plus");
+  EXPECT_EQ(required["elements"][1]["content"]["elements"].size(), 2u);
+  EXPECT_EQ(tag_of("required", false, false)["elements"][1]["type"], "or");
+  const json named = tag_of({{"type", "function"}, {"function", {{"name", "f"}}}}, false);
+  EXPECT_EQ(named["elements"][1]["elements"].size(), 1u);
+  EXPECT_EQ(named["elements"][1]["elements"][0]["elements"][1]["value"], "f");
+}
+
 TEST_F(OpenAiTest, ACompletionIsReadWhole) {
   const OpenAiRequest read = completion({{"model", "demo-moe"},
                                          {"prompt", "Once"},
@@ -190,9 +268,34 @@ TEST_F(OpenAiTest, ErrorsNameTheFieldAsTheClientWroteIt) {
                "messages[0].content[0].type: only");
   const std::string hi = R"("messages": [{"role": "user", "content": "Hi"}])";
   expect_error(true, "{" + hi + R"(, "top_logprobs": 2})", invalid, "top_logprobs: needs");
-  expect_error(true, "{" + hi + R"(, "response_format": {"type": "json_object"}})", unsupported,
-               "response_format: only");
-  expect_error(true, "{" + hi + R"(, "tool_choice": "required"})", unsupported, "tool_choice: only");
+  const auto expect_format = [&](const std::string& field, const char* start) {
+    expect_error(true, "{" + hi + ", " + field + "}", invalid, start);
+  };
+  expect_format(R"("response_format": "json")", "response_format: expected an object with a type, found a string");
+  expect_format(R"("response_format": {"type": "yaml"})",
+                "response_format.type: expected text, json_object, json_schema");
+  expect_format(R"("response_format": {"type": "json_schema"})", "response_format.json_schema: expected an object");
+  expect_format(R"("response_format": {"type": "json_schema", "json_schema": {"name": "x"}})",
+                "response_format.json_schema.schema: expected a JSON schema");
+  expect_format(R"("response_format": {"type": "json_object", "x": 1})", "response_format.x: unknown field");
+  expect_format(R"("response_format": {"type": "json_object"}, "guided_regex": "a")",
+                "guided_regex: response_format asks for a form already");
+  expect_format(R"("guided_json": "{")", "guided_json: is not valid JSON from byte");
+  expect_format(R"("guided_json": "[]")", "guided_json: expected a JSON object");
+  expect_format(R"("guided_regex": 3)", "guided_regex: expected a string, found an integer");
+  expect_format(R"("guided_regex": "")", "guided_regex: must have 1 to 65536 bytes, got 0");
+  expect_format(R"("guided_choice": [])", "guided_choice: count: must be in [1, 1024], got 0");
+  expect_format(R"("guided_choice": ["a", 3])", "guided_choice: expected a list of strings");
+  expect_format(R"("structured_outputs": {"regex": "a", "json": {}})",
+                "structured_outputs: expected one form, found two");
+  expect_format(R"("structured_outputs": {"regexp": "a"})", "structured_outputs.regexp: unknown field");
+  std::string deep;
+  for (int i = 0; i < 40; ++i) deep += R"({"items": )";
+  expect_format(R"("guided_json": )" + deep + "{}" + std::string(40, '}'), "guided_json: is nested more than 32 deep");
+  expect_format(R"("tool_choice": "required")", "tool_choice: there are no tools");
+  expect_format(R"("tool_choice": "perhaps")", "tool_choice: expected \"auto\"");
+  expect_format(R"("tool_choice": {"type": "function", "function": {"name": "g"}})",
+                "tool_choice.function.name: \"g\" is none of the tools");
   expect_error(true, "{" + hi + R"(, "tools": [{"type": "function", "function": {"name": "f"}}]})",
                StatusCode::kFailedPrecondition, "tools: the chat format deepseek-v2 has no layout for tools");
 }
@@ -244,8 +347,8 @@ TEST_F(OpenAiTest, ToolsAreReadForFormatsThatHaveThem) {
   JsonBody fields(body);
   const auto tools = read_tools(fields);
   ASSERT_TRUE(tools.ok()) << tools.status().to_string();
-  ASSERT_EQ(tools->size(), 1u);
-  EXPECT_EQ(tools->front().parameters, R"({"properties": {"a": [1, 2]}, "type": "object"})");
+  ASSERT_EQ(tools->tools.size(), 1u);
+  EXPECT_EQ(tools->tools.front().parameters, R"({"properties": {"a": [1, 2]}, "type": "object"})");
   const json turn = {
       {"messages",
        {{{"role", "assistant"},
@@ -370,7 +473,8 @@ TEST_F(OpenAiTest, AChatStreamBeginsWithTheRole) {
 
 TEST_F(OpenAiTest, ThoughtsAndCallsAreKeptApart) {
   OpenAiRequest request = chat({{"messages", {{{"role", "user"}, {"content", "Hi"}}}}});
-  request.thinks = request.tools = true;
+  request.thinks = true;
+  request.calls = CallLayout::kTags;
   const std::string text =
       "hm</think>Yes.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": "
       "1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";

@@ -6,10 +6,14 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "server/answer_stream.h"
 #include "server/frontend.h"
@@ -31,6 +35,30 @@ inline const Tokenizer& demo_tokenizer() {
 
 inline std::vector<TokenId> tokens_of_text(const std::string& text) {
   return demo_tokenizer().encode(text, false).value();
+}
+
+// The same with the tags of chats and tool calls that DeepSeek's vocabularies have and the bundled one lacks.
+inline const Tokenizer& tagged_tokenizer() {
+  static const Tokenizer tokenizer = [] {
+    const auto text_of = [](const char* file) {
+      std::ifstream in(source_file(std::string("configs/demo-moe/") + file));
+      return std::string(std::istreambuf_iterator<char>(in), {});
+    };
+    auto fields = nlohmann::json::parse(text_of("tokenizer.json"));
+    int id = 4096;
+    for (const char* tag : {"<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+                            "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜tool▁outputs▁begin｜>",
+                            "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"}) {
+      auto added = fields["added_tokens"][0];
+      added["id"] = id++;
+      added["content"] = tag;
+      fields["added_tokens"].push_back(added);
+    }
+    Result<Tokenizer> parsed = Tokenizer::parse(fields.dump(), text_of("tokenizer_config.json"));
+    EXPECT_TRUE(parsed.ok()) << parsed.status().to_string();
+    return std::move(parsed).value();
+  }();
+  return tokenizer;
 }
 
 // One token per byte: the vocabulary holds every single byte.

@@ -266,7 +266,7 @@ TEST_F(ValidateTest, RefusesBadChats) {
   EXPECT_THAT(check(answered).status().message(), StartsWith("messages[1].role:"));
 
   v1::ChatRequest format = chat();
-  format.set_chat_format("chatml");
+  format.set_chat_format("llama");
   EXPECT_EQ(check(format).status().code(), StatusCode::kInvalidArgument);
   EXPECT_THAT(check(format).status().message(), testing::AllOf(StartsWith("chat_format:"), HasSubstr("deepseek-v3.1")));
 

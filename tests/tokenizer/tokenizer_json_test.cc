@@ -35,7 +35,7 @@ TEST(TokenizerJson, RefusesWhatItCannotRun) {
       {"/truncation", {{"max_length", 512}}, kUnsupported, "truncation: expected null, found an object"},
       {"/surprise", 1, kUnsupported, "unknown key \"surprise\""},
       {"/version", "2.0", kUnsupported, "version: expected \"1.0\", found \"2.0\""},
-      {"/normalizer", {{"type", "NFC"}}, kUnsupported, "normalizer.type: expected \"Sequence\", found \"NFC\""},
+      {"/normalizer", {{"type", "NFKC"}}, kUnsupported, "normalizer.type: expected NFC or Sequence, found \"NFKC\""},
       {"/pre_tokenizer/pretokenizers/2/type", "X", kUnsupported,
        "pre_tokenizer.pretokenizers[2].type: expected one of Split, Digits, ByteLevel, found \"X\""},
       {"/pre_tokenizer/type", "Metaspace", kUnsupported, "pre_tokenizer.type: expected Sequence or ByteLevel"},

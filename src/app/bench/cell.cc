@@ -1,9 +1,13 @@
 #include "app/bench/cell.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "sluice/clock.h"
+#include "sluice/latent_codes.h"
+
+#include "model/cache_layout.h"
 
 namespace sluice {
 
@@ -39,6 +43,17 @@ void fill_with_latents(std::byte* bytes, int64_t size, DType dtype, LatentSource
     }
   } else {
     SLUICE_CHECK(false, "random latents in {} are not defined (F32, BF16 are)", name(dtype));
+  }
+}
+
+// The same in an int8 cache: every layer's slice is codes of 127 steps and the scale that makes the largest sqrt(3).
+void fill_with_codes(std::byte* bytes, const KvLayout& layout, const LatentCodes& codes, LatentSource& source) {
+  for (size_t slot = 0; slot < layout.groups[kLatentGroup].layers.size(); ++slot) {
+    std::byte* slice = bytes + layout.offset_of(kLatentGroup, static_cast<int64_t>(slot));
+    for (int64_t i = 0; i < codes.scales_offset(); ++i)
+      slice[i] = static_cast<std::byte>(LatentCodes::kExcess + std::lround(source.next() * (127 / 1.7320508f)));
+    std::fill_n(reinterpret_cast<float*>(slice + codes.scales_offset()), int64_t{kPageTokens} * codes.num_groups(),
+                1.7320508f / 127);
   }
 }
 
@@ -98,7 +113,12 @@ void CellRunner::fill_pages(int32_t num_pages) {
   std::vector<std::byte> bytes(static_cast<size_t>(pages.bytes_per_page));
   for (; num_filled_ < num_pages; ++num_filled_) {
     LatentSource source(static_cast<uint64_t>(num_filled_) * 0x9E3779B97F4A7C15);
-    fill_with_latents(bytes.data(), pages.bytes_per_page, pages.dtype, source);
+    if (pages.dtype == DType::kI8) {
+      const ModelConfig& config = loaded_.config;
+      fill_with_codes(bytes.data(), *pages.layout, {config.kv_lora_rank, config.qk_rope_head_dim}, source);
+    } else {
+      fill_with_latents(bytes.data(), pages.bytes_per_page, pages.dtype, source);
+    }
     const PageId page{num_filled_};
     StepPlan plan;
     plan.moves.push_back({.page = page, .host = bytes.data(), .to_host = false});

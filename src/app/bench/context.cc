@@ -95,7 +95,7 @@ Status ContextBench::run_mode(const Mode& mode, Options resolved, QualityMeter& 
                                   {"quality_context_pages", {}},
                                   {"foreign_cpus", {}},
                                   {"weights", loaded->info.weights},
-                                  {"cache", loaded->model->cache_dtype() == DType::kF32 ? "f32" : "bf16"},
+                                  {"cache", loaded->cache_name()},
                                   {"threads", loaded->team->size()},
                                   {"device", loaded->backend->name},
                                   {"note", runner.misfit(prompt_tokens > decode_tokens ? prefill : decode)}};

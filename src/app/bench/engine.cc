@@ -87,7 +87,7 @@ void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunne
                                 {"f32_bound_gop_per_second", {}},
                                 {"foreign_cpus", {}},
                                 {"weights", loaded.info.weights},
-                                {"cache", loaded.model->cache_dtype() == DType::kF32 ? "f32" : "bf16"},
+                                {"cache", loaded.cache_name()},
                                 {"threads", loaded.team->size()},
                                 {"device", loaded.backend->name},
                                 {"note", runner.misfit(cell)}};

@@ -15,6 +15,7 @@ Writes
 import json
 import random
 import sys
+import unicodedata
 from pathlib import Path
 
 import tokenizers
@@ -41,6 +42,11 @@ NEVER_IN_UTF8 = [0xC0, 0xC1, *range(0xF5, 0x100)]
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
           r"\s+(?!\S)|\s+")
+
+QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# What normal form C changes: marks that join, that are put in order, that stay; syllables; characters that fall apart.
+DECOMPOSED = ["e\u0301le\u0300ve", "a\u0323\u0302", "a\u0302\u0323", "q\u0307\u0323", "\u1112\u1161\u11ab\u1100\u1173\u11af", "\u212b \u2126",
+              "\u0958\u0915\u093c", "\u0301 \u0301", "<\uff5cUser\uff5c>\u0301x", "\uf900\u2f800\U0002f800", "\u0344"]
 
 
 def class_of(ranges):
@@ -160,11 +166,21 @@ def pipelines():
     yield "prefix space on each word", pre_tokenizers.Sequence(
         [split(r"\s+", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)])
     yield "llama3", sequence(split(LLAMA3))
+    yield "qwen", sequence(split(QWEN))
     yield "digits together", sequence(pre_tokenizers.Digits(individual_digits=False))
     yield "string", sequence(pre_tokenizers.Split("e.", "isolated"))
     for behavior in ["isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"]:
         for invert in [False, True]:
             yield f"{behavior}{' inverted' if invert else ''}", sequence(split(r"[\s\p{P}]", behavior, invert))
+
+
+def unicode_texts():
+    """Random marks and what they may join."""
+    generator = random.Random(3)
+    marks = [c for c in range(0x300, 0x3100) if unicodedata.combining(chr(c))]
+    whole = [c for c in range(0xC0, 0x2FA1E) if unicodedata.decomposition(chr(c))]
+    sources = [marks, whole, range(0x41, 0x7B), range(0x1100, 0x1200), range(0xAC00, 0xD7A4)]
+    return ["".join(chr(generator.choice(generator.choice(sources))) for _ in range(12)) for _ in range(60)]
 
 
 def record_pipelines(tokenizer):
@@ -173,9 +189,13 @@ def record_pipelines(tokenizer):
     for name, stage in pipelines():
         data = json.loads(tokenizer.to_str())
         data["pre_tokenizer"] = json.loads(stage.__getstate__())
-        variant = Tokenizer.from_str(json.dumps(data))
-        result.append({"name": name, "pre_tokenizer": data["pre_tokenizer"],
-                       "cases": [[text, encode(variant, text)] for text in sample]})
+        normalizer = {"normalizer": {"type": "NFC"}} if name == "qwen" else {}
+        more = DECOMPOSED + unicode_texts() if normalizer else []
+        for token in data["added_tokens"] if normalizer else []:
+            token["normalized"] = False
+        variant = Tokenizer.from_str(json.dumps(data | normalizer))
+        result.append({"name": name, "pre_tokenizer": data["pre_tokenizer"], **normalizer,
+                       "cases": [[text, encode(variant, text)] for text in sample + more]})
     data = json.loads(tokenizer.to_str())
     data["model"]["ignore_merges"] = True
     variant = Tokenizer.from_str(json.dumps(data))

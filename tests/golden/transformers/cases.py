@@ -86,6 +86,43 @@ def v32(torch_dtype, **changes):
     return v3(torch_dtype) | head | {"index_n_heads": 8, "index_head_dim": 32, "index_topk": 40} | changes
 
 
+def qwen3(torch_dtype, **changes):
+    return {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "torch_dtype": torch_dtype,
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "moe_intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "max_position_embeddings": 2048,
+        "rope_theta": 1000000.0,
+        "rope_scaling": None,
+        "rms_norm_eps": 1e-06,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "max_window_layers": 3,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    } | changes
+
+
 CASES = [
     Case(
         name="v2_lite",
@@ -194,6 +231,30 @@ CASES = [
                 "quant_method": "fp8",
                 "weight_block_size": [128, 128],
             },
+        ),
+    ),
+    Case(
+        name="qwen3_moe",
+        seed=41,
+        purpose="Qwen3-30B-A3B in small: four query heads to a key head, heads wider than hidden / heads, normed heads, "
+        "renormalised softmax weights, no shared expert, BF16 on disk in two shards",
+        dtype="BF16",
+        num_shards=2,
+        config=qwen3("bfloat16"),
+    ),
+    Case(
+        name="qwen3_variant",
+        seed=42,
+        purpose="what released files have otherwise or could have: one key head for 20 query heads, dense layers between "
+        "(decoder_sparse_step, mlp_only_layers), weights not renormalised, tied head, YaRN whose factor is in the "
+        "angles, prompts beyond its original length, eps 1e-3, F32 on disk",
+        dtype="F32",
+        embed_std=0.25,  # the head's, too
+        config=qwen3(
+            "float32", num_hidden_layers=4, num_attention_heads=20, num_key_value_heads=1, head_dim=16,
+            norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[3], tie_word_embeddings=True,
+            rms_norm_eps=1e-03, max_position_embeddings=256,
+            rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
         ),
     ),
 ]

@@ -35,7 +35,27 @@ def indexer_shapes(prefix, c):
     }
 
 
+def grouped_attention_shapes(prefix, c):
+    heads, kv_heads, dim, hidden = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"], c["hidden_size"]
+    return {
+        f"{prefix}.q_proj.weight": (heads * dim, hidden),
+        f"{prefix}.k_proj.weight": (kv_heads * dim, hidden),
+        f"{prefix}.v_proj.weight": (kv_heads * dim, hidden),
+        f"{prefix}.o_proj.weight": (hidden, heads * dim),
+        f"{prefix}.q_norm.weight": (dim,),
+        f"{prefix}.k_norm.weight": (dim,),
+    }
+
+
+def is_dense(layer, c):
+    if c["model_type"] == "qwen3_moe":
+        return layer in c["mlp_only_layers"] or (layer + 1) % c["decoder_sparse_step"] != 0
+    return layer < c["first_k_dense_replace"]
+
+
 def attention_shapes(prefix, c):
+    if c["model_type"] == "qwen3_moe":
+        return grouped_attention_shapes(prefix, c)
     heads, hidden, query_rank = c["num_attention_heads"], c["hidden_size"], c["q_lora_rank"]
     query_rows = heads * (c["qk_nope_head_dim"] + c["qk_rope_head_dim"])
     shapes = {
@@ -66,14 +86,17 @@ def tensor_shapes(c):
         shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
         shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
         shapes |= attention_shapes(f"{prefix}.self_attn", c)
-        if layer < c["first_k_dense_replace"]:
+        if is_dense(layer, c):
             shapes |= mlp_shapes(f"{prefix}.mlp", hidden, c["intermediate_size"])
             continue
-        shapes[f"{prefix}.mlp.gate.weight"] = (c["n_routed_experts"], hidden)
-        if c["model_type"] != "deepseek_v2":
+        num_experts = c["num_experts" if c["model_type"] == "qwen3_moe" else "n_routed_experts"]
+        shapes[f"{prefix}.mlp.gate.weight"] = (num_experts, hidden)
+        if c["model_type"] not in ("deepseek_v2", "qwen3_moe"):
             shapes[f"{prefix}.mlp.gate.e_score_correction_bias"] = (c["n_routed_experts"],)
-        for expert in range(c["n_routed_experts"]):
+        for expert in range(num_experts):
             shapes |= mlp_shapes(f"{prefix}.mlp.experts.{expert}", hidden, moe_width)
+        if c["model_type"] == "qwen3_moe":
+            continue
         shapes |= mlp_shapes(f"{prefix}.mlp.shared_experts", hidden, moe_width * c["n_shared_experts"])
     return shapes
 
@@ -96,6 +119,8 @@ def random_tensor(name, shape, case):
         values = case.bias_mean + case.bias_std * draw
     elif name.endswith("k_norm.bias"):
         values = 0.2 * draw
+    elif name.endswith("q_norm.weight"):
+        values = 2.0 + 0.4 * draw  # a gain of q_proj would be normed away
     elif len(shape) == 1:
         values = 1.0 + 0.2 * draw  # norms
     elif name == "model.embed_tokens.weight":

@@ -1,4 +1,4 @@
-"""Records what Hugging Face transformers computes for small random DeepSeek checkpoints.
+"""Records what Hugging Face transformers computes for small random DeepSeek and Qwen3-MoE checkpoints.
 
     python3 tests/golden/transformers/record.py [case ...]      (packages: requirements.txt)
 
@@ -158,7 +158,7 @@ def inspect_selection(module, inputs, chosen):
 
 def choose(scores, c):
     """Scores [tokens, experts] -> (the same, experts of dropped groups at -inf; margin of kept over dropped groups)."""
-    num_groups = c["n_group"] if c["topk_method"] != "greedy" else 1
+    num_groups = c["n_group"] if c.get("topk_method", "greedy") != "greedy" else 1
     if num_groups == 1:
         return scores, float("inf")
     grouped = scores.view(len(scores), num_groups, -1)
@@ -179,7 +179,7 @@ def inspect_routing(layer_out, bias, c):
 
     -> (ids [tokens, k], weights [tokens, k], routing margin, order margin, events that occurred)."""
     logits, weights, ids = layer_out
-    k, is_v3 = c["num_experts_per_tok"], c["model_type"] != "deepseek_v2"
+    k, is_v3 = c["num_experts_per_tok"], c["model_type"] not in ("deepseek_v2", "qwen3_moe")
     plain = logits.sigmoid() if is_v3 else logits.softmax(-1)
     scores = plain + bias if is_v3 else plain
     allowed, group_margin = choose(scores, c)
