@@ -206,7 +206,7 @@ HttpResponse HttpApi::models(std::string_view path) const {
 
 HttpResponse HttpApi::tokenize(const std::string& text) const {
   const auto answer = [&]() -> Result<json> {
-    SLUICE_ASSIGN_OR_RETURN(const json document, parse_body(text));
+    SLUICE_ASSIGN_OR_RETURN(const Json document, parse_body(text));
     JsonBody body(document);
     v1::TokenizeRequest request;
     std::string model, prompt;
@@ -227,15 +227,15 @@ HttpResponse HttpApi::tokenize(const std::string& text) const {
 
 HttpResponse HttpApi::detokenize(const std::string& text) const {
   const auto answer = [&]() -> Result<json> {
-    SLUICE_ASSIGN_OR_RETURN(const json document, parse_body(text));
+    SLUICE_ASSIGN_OR_RETURN(const Json document, parse_body(text));
     JsonBody body(document);
     v1::DetokenizeRequest request;
     std::string model;
     SLUICE_RETURN_IF_ERROR(body.read("model", &model));
-    const json* tokens = body.find("tokens");
+    const Json* tokens = body.find("tokens");
     SLUICE_RETURN_IF_ERROR(body.expect_nothing_else());
     if (!tokens || !tokens->is_array()) return body.wrong("tokens", "an array of token ids");
-    for (const json& token : *tokens) {
+    for (const Json& token : *tokens) {
       if (!token.is_number_unsigned() || !std::in_range<uint32_t>(token.get<uint64_t>()))
         return body.wrong("tokens", "an array of token ids");
       request.add_token_ids(token.get<uint32_t>());

@@ -6,7 +6,7 @@
 
 namespace sluice {
 
-using nlohmann::json;
+using json = Json;
 
 Result<json> parse_body(std::string_view text) {
   json body;

@@ -12,16 +12,19 @@
 
 namespace sluice {
 
+// Keys in the order in which the client wrote them: of a schema it is the order of the answer.
+using Json = nlohmann::ordered_json;
+
 // INVALID_ARGUMENT says at which byte it stops being JSON, or that it is no object.
-Result<nlohmann::json> parse_body(std::string_view text);
+Result<Json> parse_body(std::string_view text);
 
 class JsonBody {
  public:
   // `object` is one; `path` stands before the fields' names ("messages[1].").
-  explicit JsonBody(const nlohmann::json& object, std::string path = "") : object_(object), path_(std::move(path)) {}
+  explicit JsonBody(const Json& object, std::string path = "") : object_(object), path_(std::move(path)) {}
 
   // The field, or null if it is absent or null. Either way it is known from now on.
-  const nlohmann::json* find(const char* name);
+  const Json* find(const char* name);
   // Leaves `out` as it is where the field is absent. The type must fit; ranges are others' business, but an integer
   // must fit its type.
   Status read(const char* name, bool* out);
@@ -39,12 +42,12 @@ class JsonBody {
   Status wrong(std::string_view name, std::string_view expected) const;
 
  private:
-  const nlohmann::json& object_;
+  const Json& object_;
   const std::string path_;
   std::set<std::string, std::less<>> known_;
 };
 
 // "a string", "an object", ...
-const char* kind_of(const nlohmann::json& value);
+const char* kind_of(const Json& value);
 
 }  // namespace sluice

@@ -14,7 +14,7 @@ namespace {
 using inference::InferParameter;
 using inference::ModelInferRequest;
 
-nlohmann::json json_of(const InferParameter& parameter) {
+Json json_of(const InferParameter& parameter) {
   switch (parameter.parameter_choice_case()) {
     case InferParameter::kBoolParam:
       return parameter.bool_param();
@@ -39,7 +39,7 @@ Result<int64_t> whole_number(const std::string& key, const InferParameter& param
     value = static_cast<int64_t>(parameter.uint64_param());
   if (value >= 0 && value <= max) return value;
   return invalid_argument("parameters: {}: expected a whole number in [0, {}], found {}", key, max,
-                          json_of(parameter).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+                          json_of(parameter).dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 // The parameters that are the protocol's own; the others are sampling parameters, if no tensor brings those.

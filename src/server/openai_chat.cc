@@ -9,7 +9,7 @@ namespace sluice {
 
 namespace {
 
-using nlohmann::json;
+using json = Json;
 
 // A schema deeper than this is no function's; it bounds the recursion below.
 constexpr int kMaxSchemaDepth = 32;

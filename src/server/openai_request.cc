@@ -9,7 +9,7 @@ namespace sluice {
 
 namespace {
 
-using nlohmann::json;
+using json = Json;
 
 // OpenAI's own default for completions. (Chats have none: they end by themselves, or at the model's default.)
 constexpr int32_t kDefaultCompletionTokens = 16;

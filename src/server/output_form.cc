@@ -9,7 +9,7 @@ namespace sluice {
 
 namespace {
 
-using nlohmann::json;
+using json = Json;
 
 // Refuses what is no JSON object or nested too deep, before anything that recurses sees it.
 class DepthCheck final : public json::json_sax_t {

@@ -32,7 +32,7 @@ Result<CheckedRequest> name_form(Result<CheckedRequest> checked, const std::stri
 
 // vLLM's {"json": ..., "regex": ..., "choice": [...], "grammar": ..., "json_object": true, "structural_tag": ...}, of
 // which one is given. Errors name `field` and key.
-Status read_structured_outputs(const nlohmann::json& object, const std::string& field, v1::Form* out);
+Status read_structured_outputs(const Json& object, const std::string& field, v1::Form* out);
 
 // Bodies of OpenAI's API: `response_format`, and vLLM's `structured_outputs` and `guided_*` beside it. The name of the
 // field that asked, or "".

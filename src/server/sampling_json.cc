@@ -12,7 +12,7 @@ namespace sluice {
 
 namespace {
 
-using nlohmann::json;
+using json = Json;
 
 std::string shown(const json& value) {
   constexpr size_t kMaxShown = 60;

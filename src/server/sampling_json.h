@@ -9,6 +9,8 @@
 #include "sluice/status.h"
 #include "sluice/v1/inference.pb.h"
 
+#include "server/json_body.h"
+
 namespace sluice {
 
 // `json` is an object. INVALID_ARGUMENT names `field` ("sampling_parameters") and the key; FAILED_PRECONDITION for a
@@ -16,6 +18,6 @@ namespace sluice {
 Status read_sampling_json(std::string_view json, const std::string& field, v1::GenerateRequest* out);
 
 // One of them.
-Status read_sampling_parameter(const std::string& key, const nlohmann::json& value, v1::GenerateRequest* out);
+Status read_sampling_parameter(const std::string& key, const Json& value, v1::GenerateRequest* out);
 
 }  // namespace sluice

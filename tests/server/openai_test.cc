@@ -10,7 +10,7 @@
 namespace sluice {
 namespace {
 
-using nlohmann::json;
+using json = Json;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -103,6 +103,9 @@ TEST_F(OpenAiTest, FormsComeInOpenAisWordsAndInVllms) {
   EXPECT_EQ(form_of({{"response_format", {{"type", "json_object"}}}}).field, "response_format");
   EXPECT_EQ(form_of({{"response_format", {{"type", "text"}}}}).field, "");
   EXPECT_EQ(form_of({{"guided_json", schema}}).kind, FormKind::kJsonSchema);
+  // The answer's keys come in the schema's order, which is the client's.
+  const char* ordered = R"({"type":"object","properties":{"why":{},"answer":{}},"required":["why","answer"]})";
+  EXPECT_EQ(form_of({{"guided_json", json::parse(ordered)}}).text, ordered);
   EXPECT_EQ(form_of({{"guided_json", R"({"a": 1})"}}).text, R"({"a": 1})");
   EXPECT_EQ(form_of({{"guided_regex", "a+"}}).kind, FormKind::kRegex);
   EXPECT_EQ(form_of({{"structured_outputs", {{"grammar", "root ::= \"a\""}}}}).field, "structured_outputs");
@@ -348,7 +351,7 @@ TEST_F(OpenAiTest, ToolsAreReadForFormatsThatHaveThem) {
   const auto tools = read_tools(fields);
   ASSERT_TRUE(tools.ok()) << tools.status().to_string();
   ASSERT_EQ(tools->tools.size(), 1u);
-  EXPECT_EQ(tools->tools.front().parameters, R"({"properties": {"a": [1, 2]}, "type": "object"})");
+  EXPECT_EQ(tools->tools.front().parameters, R"({"type": "object", "properties": {"a": [1, 2]}})");
   const json turn = {
       {"messages",
        {{{"role", "assistant"},
@@ -462,7 +465,7 @@ TEST_F(OpenAiTest, AChatStreamBeginsWithTheRole) {
   OpenAiAnswer answer(chat({{"messages", messages}, {"stream", true}}), "x", 0, services());
   std::vector<json> events = events_of(answer.events({{delta("Hello")}, {}}), false);
   EXPECT_EQ(events[0]["object"], "chat.completion.chunk");
-  EXPECT_EQ(events[0]["choices"][0]["delta"], (json{{"role", "assistant"}, {"content", "Hello"}}));
+  EXPECT_EQ(events[0]["choices"][0]["delta"], (json{{"content", "Hello"}, {"role", "assistant"}}));
   events = events_of(answer.events({{delta(" you")}, {}}), false);
   EXPECT_EQ(events[0]["choices"][0]["delta"], (json{{"content", " you"}}));
   events = events_of(answer.events({{delta("", FinishReason::kStop)}, end_of(1, 3)}));
@@ -490,7 +493,7 @@ TEST_F(OpenAiTest, ThoughtsAndCallsAreKeptApart) {
   const json& call = choice["message"]["tool_calls"][0];
   EXPECT_EQ(call["type"], "function");
   EXPECT_THAT(call["id"], StartsWith("call_x_0_0"));
-  EXPECT_EQ(call["function"], (json{{"name", "f"}, {"arguments", "{\"a\": 1}"}}));
+  EXPECT_EQ(call["function"], (json{{"arguments", "{\"a\": 1}"}, {"name", "f"}}));
   EXPECT_EQ(choice["finish_reason"], "tool_calls");
 
   request.stream = true;
