@@ -14,6 +14,8 @@ Result<json> parse_body(std::string_view text) {
     body = json::parse(text);
   } catch (const json::parse_error& error) {
     return invalid_argument("body: is not valid JSON from byte {} on", error.byte);
+  } catch (const json::exception&) {
+    return invalid_argument("body: holds a number beyond the range of a double");
   }
   if (!body.is_object()) return invalid_argument("body: expected a JSON object, found {}", kind_of(body));
   return body;

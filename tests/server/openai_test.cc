@@ -164,6 +164,12 @@ TEST_F(OpenAiTest, ToolsThatMustBeCalledAreAForm) {
   EXPECT_EQ(named["elements"][1]["elements"][0]["elements"][1]["value"], "f");
 }
 
+TEST_F(OpenAiTest, ANumberBeyondDoublesIsAnError) {
+  for (const char* number : {"1e999", "22E2922222", "-1e400"})
+    expect_error(false, fmt::format(R"({{"prompt": {}}})", number), StatusCode::kInvalidArgument,
+                 "body: holds a number beyond the range of a double");
+}
+
 TEST_F(OpenAiTest, ACompletionIsReadWhole) {
   const OpenAiRequest read = completion({{"model", "demo-moe"},
                                          {"prompt", "Once"},
