@@ -1,6 +1,6 @@
 // Attention of prompt tokens over a bf16 cache: the stages of latent_attention_expanded.cc with bf16 operands and f32
-// sums. Over an int8 cache, too, whose entries are rounded to bf16 a tile at a time, for each head again: 3 % of the
-// expansion that follows. Keys and values are expanded straight into the pair layout that the next product reads (pair_tile.h):
+// sums. Over an int8 cache, too, whose entries are rounded to bf16 a tile at a time, for each head again. Keys and values
+// are expanded straight into the pair layout that the next product reads (pair_tile.h):
 //
 //   C^T  [4 key panels][width / 2 pairs][16 keys]          the page, transposed by 32-bit pairs
 //   K    [4 key panels][(nope + rope) / 2 pairs][16 keys]  rows of K_h times C^T; the rotary part is C^T's own

@@ -26,7 +26,7 @@ TEST(LoadReport, CountsAndRanksWhatTheClientsSaw) {
   };
   records.emplace_back();
   records.back().status = resource_exhausted("full");
-  const auto report = load_report(records, {.ttft_ms = 500, .itl_ms = 100}, 4, 3);
+  const auto report = load_report(records, {.ttft_ms = 500, .itl_ms = 100}, 4, 0.75);
   EXPECT_EQ(report["requests"], 5);
   EXPECT_EQ(report["errors"], 1);
   EXPECT_DOUBLE_EQ(report["requests_per_second"], 1);

@@ -20,7 +20,7 @@ Json percentiles(const std::vector<double>& milliseconds) {
 }  // namespace
 
 Json load_report(const std::vector<TurnRecord>& records, const Objectives& objectives, double wall_seconds,
-                 double busy_seconds) {
+                 double utilization) {
   std::vector<double> ttft, itl, e2e;
   int64_t prompt_tokens = 0, cached_prompt_tokens = 0, output_tokens = 0, errors = 0, good = 0;
   for (const TurnRecord& record : records) {
@@ -50,7 +50,7 @@ Json load_report(const std::vector<TurnRecord>& records, const Objectives& objec
           {"prompt_tokens", prompt_tokens},
           {"cached_prompt_tokens", cached_prompt_tokens},
           {"output_tokens", output_tokens},
-          {"utilization", busy_seconds / wall_seconds}};
+          {"utilization", utilization}};
 }
 
 }  // namespace sluice

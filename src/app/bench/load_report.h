@@ -15,9 +15,8 @@ struct Objectives {
   double itl_ms = 100;
 };
 
-// `busy_seconds` is the server's time inside the model during the run, of `wall_seconds`. Percentiles of nothing are
-// null.
+// `utilization` is the share of the time that the server was inside the model. Percentiles of nothing are null.
 nlohmann::ordered_json load_report(const std::vector<TurnRecord>& records, const Objectives& objectives,
-                                   double wall_seconds, double busy_seconds);
+                                   double wall_seconds, double utilization);
 
 }  // namespace sluice

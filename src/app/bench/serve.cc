@@ -90,6 +90,7 @@ Result<nlohmann::ordered_json> ServeBench::measure(Client& client, const v1::Mod
   int64_t total = 0;
   for (const Session& session : all) total += std::ssize(session.turns);
   Status first_error;
+  const TimePoint watched = std::chrono::steady_clock::now();
   SLUICE_ASSIGN_OR_RETURN(const v1::Server before, client.server());
   const TimePoint begin = std::chrono::steady_clock::now();
   std::vector<TurnRecord> records;
@@ -104,10 +105,12 @@ Result<nlohmann::ordered_json> ServeBench::measure(Client& client, const v1::Mod
   }
   const double wall = seconds(std::chrono::steady_clock::now() - begin);
   SLUICE_ASSIGN_OR_RETURN(const v1::Server after, client.server());
+  // Of the time between the two looks at the server: a step ends after its last token has been read.
+  const double utilization = (after.load().busy_seconds() - before.load().busy_seconds()) /
+                             seconds(std::chrono::steady_clock::now() - watched);
   if (!first_error.ok())
     std::fprintf(stderr, "%s: the first error: %s\n", load.c_str(), first_error.to_string().c_str());
-  const auto report =
-      load_report(records, objectives, wall, after.load().busy_seconds() - before.load().busy_seconds());
+  const auto report = load_report(records, objectives, wall, utilization);
   nlohmann::ordered_json row = {{"workload", workload}, {"load", load}};
   row.update(report);
   const auto prompt_tokens = report["prompt_tokens"].get<double>();
