@@ -2,56 +2,20 @@
 // of the pages, the logits are the same to the bit; and a model quantised to disk is the model quantised on load.
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <fstream>
 #include <iterator>
 
 #include "model/cache_layout.h"
 #include "model/quantize_checkpoint.h"
+#include "tests/engine/same_bits.h"
 #include "tests/model/temp_directory.h"
-#include "tests/support/model_runner.h"
-#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-// Instrumented code is some ten times slower; fewer chunk sizes show the same mistakes.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int32_t kChunkStep = 37;
-#else
-constexpr int32_t kChunkStep = 1;
-#endif
-
 constexpr int32_t kPrompt = 300;
 
-std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
-
-std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 256);
-  return tokens;
-}
-
-std::unique_ptr<ModelRunner> open(const std::string& directory, const ModelRunner::Options& options) {
-  auto runner = ModelRunner::open(directory, options);
-  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
-  return std::move(runner).value();
-}
-
-void expect_same(std::span<const float> got, std::span<const float> want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size_bytes()), 0) << what;
-}
-
-std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& tokens, int32_t chunk) {
-  std::vector<float> logits;
-  const auto size = static_cast<int32_t>(tokens.size());
-  for (int32_t begin = 0; begin < size; begin += chunk) {
-    const std::vector<float> part = runner.compute(tokens, begin, std::min(size, begin + chunk), TokenRole::kPrompt);
-    logits.insert(logits.end(), part.begin(), part.end());
-  }
-  return logits;
-}
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) { return sluice::tokens_of(count, seed, 256); }
 
 TEST(SameBitsQwen3, EveryChunkSize) {
   const auto runner = open(golden("qwen3_moe"), {.threads = 1});  // some 2,000 steps, most of them of a few rows

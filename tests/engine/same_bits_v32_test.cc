@@ -2,55 +2,19 @@
 // the neighbours, the threads, the instruction set and the way of the pages, the logits are the same to the bit.
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tests/engine/same_bits.h"
 #include "tests/model/temp_directory.h"
-#include "tests/support/model_runner.h"
-#include "tests/support/source_file.h"
 
 namespace sluice {
 namespace {
 
-// Instrumented code is some ten times slower; fewer chunk sizes show the same mistakes.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int32_t kChunkStep = 37;
-#else
-constexpr int32_t kChunkStep = 1;
-#endif
-
 constexpr int32_t kPrompt = 300;  // of which the first 40 positions (index_topk) are dense
 
-std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
-
-std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 128);
-  return tokens;
-}
-
-std::unique_ptr<ModelRunner> open(const std::string& directory, const ModelRunner::Options& options) {
-  auto runner = ModelRunner::open(directory, options);
-  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
-  return std::move(runner).value();
-}
-
-void expect_same(std::span<const float> got, std::span<const float> want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size_bytes()), 0) << what;
-}
-
-std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& tokens, int32_t chunk) {
-  std::vector<float> logits;
-  const auto size = static_cast<int32_t>(tokens.size());
-  for (int32_t begin = 0; begin < size; begin += chunk) {
-    const std::vector<float> part = runner.compute(tokens, begin, std::min(size, begin + chunk), TokenRole::kPrompt);
-    logits.insert(logits.end(), part.begin(), part.end());
-  }
-  return logits;
-}
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) { return sluice::tokens_of(count, seed, 128); }
 
 TEST(SameBitsV32, EveryChunkSize) {
   const auto runner = open(golden("v32_index"), {.threads = 1});  // some 2,000 steps, most of them of a few rows
@@ -64,14 +28,13 @@ TEST(SameBitsV32, EveryThreadCountInstructionSetAndCacheType) {
   const std::vector<TokenId> tokens = tokens_of(kPrompt, 2);
   for (const char* name : {"v32_index", "v32_fp8"}) {
     for (DType cache : {DType::kF32, DType::kBF16}) {
-      std::vector<float> whole, whole_on_amx;  // which sums bf16 in an order of its own
+      WantedBits whole(cache == DType::kBF16);
       for (const Backend* backend : runnable_backends()) {
         if (std::string_view(backend->name) == "ref") continue;
-        std::vector<float>& want =
-            cache == DType::kBF16 && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
-        if (want.empty())
-          want = open(golden(name), {.backend = backend->name, .cache_dtype = cache, .threads = 1})
-                     ->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+        const std::vector<float>& want = whole.of(*backend, [&] {
+          return open(golden(name), {.backend = backend->name, .cache_dtype = cache, .threads = 1})
+              ->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
+        });
         const auto runner = open(golden(name), {.backend = backend->name, .cache_dtype = cache, .threads = 3});
         for (int32_t chunk : {17, 64, kPrompt})
           expect_same(in_chunks(*runner, tokens, chunk), want, fmt::format("{} {} {}", name, backend->name, chunk));
@@ -89,22 +52,7 @@ TEST(SameBitsV32, PagesThatWereMovedAndCopied) {
   const int32_t vocab = runner->config().vocab_size;
   for (int32_t hit : {64, 128, 150}) {
     runner->compute(tokens, 0, hit, TokenRole::kPrompt);
-    std::vector<PageId>& pages = runner->pages();
-    std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
-    for (int32_t page = 0; page * kPageTokens < hit; ++page) {
-      PageId& from = pages[static_cast<size_t>(page)];
-      PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
-      if ((page + 1) * kPageTokens <= hit) {
-        runner->kv().move({.page = from, .host = host.data(), .to_host = true});
-        runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-      } else {
-        runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
-      }
-      std::swap(from, to);
-      // What the old page holds must not matter any more.
-      std::fill(host.begin(), host.end(), std::byte{0xFF});
-      runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-    }
+    move_pages(*runner, hit);
     expect_same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
                 std::span(whole).subspan(static_cast<size_t>(hit * vocab)), fmt::format("hit of {}", hit));
   }

@@ -3,56 +3,19 @@
 // same to the bit. v4_flash has all three kinds of layers and chooses entries from position 35 on.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
-#include "tests/support/model_runner.h"
-#include "tests/support/source_file.h"
+#include "tests/engine/same_bits.h"
 
 namespace sluice {
 namespace {
 
-// Instrumented code is some ten times slower; fewer chunk sizes show the same mistakes.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int32_t kChunkStep = 37;
-#else
-constexpr int32_t kChunkStep = 1;
-#endif
-
 constexpr int32_t kPrompt = 300;
 
-std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
-
-std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 96);
-  return tokens;
-}
-
-std::unique_ptr<ModelRunner> open(const char* name, const ModelRunner::Options& options) {
-  auto runner = ModelRunner::open(golden(name), options);
-  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
-  return std::move(runner).value();
-}
-
-void expect_same(std::span<const float> got, std::span<const float> want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size_bytes()), 0) << what;
-}
-
-std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& tokens, int32_t chunk) {
-  std::vector<float> logits;
-  const auto size = static_cast<int32_t>(tokens.size());
-  for (int32_t begin = 0; begin < size; begin += chunk) {
-    const std::vector<float> part = runner.compute(tokens, begin, std::min(size, begin + chunk), TokenRole::kPrompt);
-    logits.insert(logits.end(), part.begin(), part.end());
-  }
-  return logits;
-}
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) { return sluice::tokens_of(count, seed, 96); }
 
 TEST(SameBitsV4, EveryChunkSize) {
   // Some 2,000 steps each, most of them of a few rows.
   for (const auto& [name, step] : {std::pair("v4_flash", 1), {"v4_variant", 7}}) {
-    const auto runner = open(name, {.threads = 1});
+    const auto runner = open(golden(name), {.threads = 1});
     const std::vector<TokenId> tokens = tokens_of(kPrompt, 1);
     const std::vector<float> whole = runner->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
     for (int32_t chunk = 1; chunk <= kPrompt; chunk += kChunkStep * step)
@@ -67,13 +30,13 @@ TEST(SameBitsV4, EveryThreadCountInstructionSetFormatAndCacheType) {
                                          {DType::kBF16, WeightFormat::kBF16},
                                          {DType::kBF16, WeightFormat::kInt8},
                                          {DType::kBF16, WeightFormat::kInt4G32}}) {
-      const auto first = open(name, {.weights = weights, .cache_dtype = cache, .threads = 1});
+      const auto first = open(golden(name), {.weights = weights, .cache_dtype = cache, .threads = 1});
       const std::vector<float> whole = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
       for (const float logit : whole) ASSERT_TRUE(std::isfinite(logit));
       for (const Backend* backend : runnable_backends()) {
         if (std::string_view(backend->name) == "ref") continue;
         const auto runner =
-            open(name, {.backend = backend->name, .weights = weights, .cache_dtype = cache, .threads = 3});
+            open(golden(name), {.backend = backend->name, .weights = weights, .cache_dtype = cache, .threads = 3});
         for (int32_t chunk : {17, 64, kPrompt})
           expect_same(in_chunks(*runner, tokens, chunk), whole,
                       fmt::format("{} {} {} {}", name, backend->name, sluice::name(weights), chunk));
@@ -85,28 +48,13 @@ TEST(SameBitsV4, EveryThreadCountInstructionSetFormatAndCacheType) {
 // A page holds all that its positions leave behind: pages that went to host memory and came back elsewhere continue as
 // if they had stayed, and so does a copy of a half-filled page that nobody has written on in between.
 TEST(SameBitsV4, PagesThatWereMovedAndCopied) {
-  const auto runner = open("v4_flash", {});
+  const auto runner = open(golden("v4_flash"), {});
   const std::vector<TokenId> tokens = tokens_of(kPrompt, 3);
   const std::vector<float> whole = runner->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
   const int32_t vocab = runner->config().vocab_size;
   for (int32_t hit : {64, 128, 150, 192, 255}) {
     runner->compute(tokens, 0, hit, TokenRole::kPrompt);
-    std::vector<PageId>& pages = runner->pages();
-    std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
-    for (int32_t page = 0; page * kPageTokens < hit; ++page) {
-      PageId& from = pages[static_cast<size_t>(page)];
-      PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
-      if ((page + 1) * kPageTokens <= hit) {
-        runner->kv().move({.page = from, .host = host.data(), .to_host = true});
-        runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-      } else {
-        runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
-      }
-      std::swap(from, to);
-      // What the old page holds must not matter any more.
-      std::fill(host.begin(), host.end(), std::byte{0xFF});
-      runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-    }
+    move_pages(*runner, hit);
     expect_same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
                 std::span(whole).subspan(static_cast<size_t>(hit * vocab)), fmt::format("hit of {}", hit));
   }
@@ -114,7 +62,7 @@ TEST(SameBitsV4, PagesThatWereMovedAndCopied) {
 
 // Three sequences in one step: one goes on with its prompt, one generates, one begins.
 TEST(SameBitsV4, Neighbours) {
-  const auto runner = open("v4_flash", {.max_tokens = 2048});
+  const auto runner = open(golden("v4_flash"), {.max_tokens = 2048});
   const int32_t vocab = runner->config().vocab_size;
   struct Part {
     std::vector<TokenId> tokens;
