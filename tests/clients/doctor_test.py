@@ -52,27 +52,26 @@ def a_good_machine_gets_a_line_for_each_thing():
 
 
 def what_is_wrong_fails_with_advice():
+    # Each run has several things wrong, and names each of them: none hides another. [(flags, {topic: words})]
     with taken_port() as address:
-        for flags, topic, words in (
-                (["--grpc", address], "addresses", f'grpc: cannot listen on "{address}": Address already in use'),
-                (["--http", address], "addresses", f'http: cannot listen on "{address}": Address already in use'),
-                (["--grpc", "127.0.0.1:99999"], "addresses", "a port in [0, 65535]"),
-                (["--grpc", "192.0.2.1:5000", "--insecure"], "addresses", "an address of this machine"),
-                (["--model", "/nowhere"], "model", "/nowhere"),
-                (["--model", SHAPES / "mini"], "model", "safetensors"),
-                (["--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"], "plan", "weights 2499.7"),
-                (["--tp", "999"], "ranks", "999"),
-                (["--context", "999999"], "context", "knows 2048 positions, asked for 999999"),
-                (["--grpc", "127.0.0.1:50977", "--http", "localhost:50977"], "addresses", "has the port of grpc"),
-                (["--cache-disk", "/proc/pages", "--cache-host-mib", "64"], "disk tier", "cache.disk: /proc/pages"),
-                (["--cache-disk", "/tmp"], "disk tier", "set cache.host_mib above 0"),
-                (["--weights-cache", "/proc/weights"], "packed", "weights_cache: /proc/weights"),
-                (["--grpc", "0.0.0.0:0"], "security", "reachable from other machines"),
-                (["--auth-tokens", "/nowhere.json"], "tokens", "/nowhere.json cannot be read")):
-            code, checks = doctor(*([] if "--grpc" in flags or "--http" in flags else FREE), *(["--http", "off"] if "--grpc" in flags and "--http" not in flags else []),
-                                  *(["--grpc", "127.0.0.1:0"] if "--http" in flags and "--grpc" not in flags else []), *flags)
-            check = checks[topic]
-            assert code == 1 and check["verdict"] == "fail" and words in check["found"], (flags, check)
+        for flags, wrong in (
+                (["--grpc", address, "--model", "/nowhere", "--auth-tokens", "/nowhere.json", "--cache-disk", "/tmp"],
+                 {"addresses": f'grpc: cannot listen on "{address}": Address already in use', "model": "/nowhere",
+                  "tokens": "/nowhere.json cannot be read", "disk tier": "set cache.host_mib above 0"}),
+                (["--http", address, "--model", SHAPES / "mini"],
+                 {"addresses": f'http: cannot listen on "{address}": Address already in use', "model": "safetensors"}),
+                (["--grpc", "127.0.0.1:99999", "--weights-cache", "/proc/weights", "--cache-disk", "/proc/pages", "--cache-host-mib", "64"],
+                 {"addresses": "a port in [0, 65535]", "packed": "weights_cache: /proc/weights", "disk tier": "cache.disk: /proc/pages"}),
+                (["--grpc", "192.0.2.1:5000", "--insecure", "--model", SHAPES / "v3", "--random-weights", "1", "--weights", "f32"],
+                 {"addresses": "an address of this machine", "plan": "weights 2499.7"}),
+                (["--grpc", "127.0.0.1:50977", "--http", "localhost:50977", "--context", "999999"],
+                 {"addresses": "has the port of grpc", "context": "knows 2048 positions, asked for 999999"}),
+                (["--grpc", "0.0.0.0:0", "--tp", "999"], {"security": "reachable from other machines", "ranks": "999"})):
+            doors = [word for door, place in (("--grpc", "127.0.0.1:0"), ("--http", "off")) if door not in flags for word in (door, place)]
+            code, checks = doctor(*doors, *flags)
+            assert code == 1, (flags, checks)
+            for topic, words in wrong.items():
+                assert checks[topic]["verdict"] == "fail" and words in checks[topic]["found"], (flags, checks[topic])
 
 
 def ranks_and_their_caches_are_counted():

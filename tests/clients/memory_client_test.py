@@ -2,7 +2,7 @@
 """A DeepSeek-V4-Flash-shaped model, scaled down (configs/shapes/v4-mini), served over gRPC behind a long prompt: its
 resident memory at the peak is what `sluice inspect` said before.
 
-    memory_client_test.py PATH_OF_SLUICE [POSITIONS]        4096 if left out; 32768 takes minutes
+    memory_client_test.py PATH_OF_SLUICE [POSITIONS]        2048 if left out; 32768 takes minutes
 
 Prints one line per test and `N passed, N failed` last; exits with 1 if anything failed. Needs requirements.txt.
 """
@@ -73,7 +73,7 @@ def main():
     with tempfile.TemporaryDirectory() as stubs:
         build_stubs(stubs, "sluice/v1/inference.proto")
         from sluice.v1 import inference_pb2, inference_pb2_grpc
-        positions = int(sys.argv[2]) if len(sys.argv) == 3 else 4096
+        positions = int(sys.argv[2]) if len(sys.argv) == 3 else 2048
         return run_all(Fixture(inference_pb2, inference_pb2_grpc, sys.argv[1], positions))
 
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string>
@@ -59,6 +60,15 @@ inline std::vector<const Backend*> product_backends() {
   return backends;
 }
 inline const Backend& oracle() { return *runnable_backends().front(); }
+
+// The oracle's answer to a question that every backend is asked, worked out at the first. `question` names all that the
+// answer depends on.
+template <typename Answer>
+const std::vector<float>& oracle_answer(const std::string& question, Answer&& answer) {
+  static std::map<std::string, std::vector<float>> answers;
+  const auto found = answers.find(question);
+  return found != answers.end() ? found->second : answers.emplace(question, answer()).first->second;
+}
 
 // A team with scratch memory full of NaNs: kernels may not count on what they find there.
 struct TestContext {

@@ -78,8 +78,12 @@ void expect_oracle(const Backend& backend, const AttentionShape& shape, const st
   TestContext context(2), single;
   const std::vector<float> expanded = world.attend(backend, Form::kExpanded, pieces, context);
   const std::vector<float> absorbed = world.attend(backend, Form::kAbsorbed, pieces, context);
-  expect_attention(world, expanded, world.attend(oracle(), Form::kExpanded, pieces, single), longest, "expanded");
-  expect_attention(world, absorbed, world.attend(oracle(), Form::kAbsorbed, pieces, single), longest, "absorbed");
+  const std::string question = fmt::format("{}, the last {} of {}", shape.text(), rows_each, fmt::join(lengths, " "));
+  const auto want = [&](const char* name, Form form) {
+    return oracle_answer(name + question, [&] { return world.attend(oracle(), form, pieces, single); });
+  };
+  expect_attention(world, expanded, want("expanded ", Form::kExpanded), longest, "expanded");
+  expect_attention(world, absorbed, want("absorbed ", Form::kAbsorbed), longest, "absorbed");
   expect_attention(world, expanded, absorbed, longest, "expanded against absorbed", std::sqrt(2.0));
 }
 
