@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from http_client_test import SECONDS, running_server
+from harness import SECONDS, running_server
 
 
 class Page:
@@ -99,7 +99,7 @@ def ask(page, words, turns):
 
 
 def run(binary, folder):
-    with running_server(binary) as (_, address), browser_page() as page:
+    with running_server(binary, "--http", "127.0.0.1:0", door="http") as (_, address), browser_page() as page:
         page.call("Page.navigate", url=f"http://{address}/")
         page.wait_for("document.getElementById('model')?.textContent.startsWith('demo-moe')", "the page does not name the model")
         for turn, words in enumerate(["Tell me a story about a dog.", "<b>And</b> a cat?", "Why?"]):
@@ -129,7 +129,8 @@ def run_with_token(binary):
     with tempfile.TemporaryDirectory() as folder:
         tokens = pathlib.Path(folder) / "tokens.json"
         tokens.write_text(json.dumps({"tokens": [json.loads(made.stderr.splitlines()[-1])]}))
-        with running_server(binary, "--auth-tokens", str(tokens)) as (_, address), browser_page() as page:
+        with (running_server(binary, "--http", "127.0.0.1:0", "--auth-tokens", str(tokens), door="http") as (_, address),
+              browser_page() as page):
             page.call("Page.navigate", url=f"http://{address}/")
             for token in ("wrong", made.stdout.strip()):
                 page.wait_for("document.getElementById('door')?.open", "the page does not ask for the token")
