@@ -21,8 +21,12 @@ double cpu_seconds() {
 
 class Constraint final : public TokenConstraint {
  public:
-  Constraint(const xgrammar::CompiledGrammar& grammar, std::optional<TokenId> after)
-      : vocab_(grammar.GetTokenizerInfo().GetVocabSize()), matcher_(grammar), after_(after), begun_(!after) {}
+  Constraint(const xgrammar::CompiledGrammar& grammar, double max_mask_seconds, std::optional<TokenId> after)
+      : vocab_(grammar.GetTokenizerInfo().GetVocabSize()),
+        max_mask_seconds_(max_mask_seconds),
+        matcher_(grammar),
+        after_(after),
+        begun_(!after) {}
 
   bool allowed(std::span<uint32_t> words) override {
     SLUICE_CHECK(!ended(), "nothing follows the end of a form");
@@ -31,9 +35,9 @@ class Constraint final : public TokenConstraint {
     const double start = cpu_seconds();
     fill(words);
     seconds_ = cpu_seconds() - start;
-    if (seconds_ > kMaxMaskSeconds)
+    if (seconds_ > max_mask_seconds_)
       log_warn("a grammar took {:.0f} ms for the tokens that may come next", seconds_ * 1e3);
-    return seconds_ <= kMaxMaskSeconds && std::ranges::any_of(words, [](uint32_t word) { return word != 0; });
+    return seconds_ <= max_mask_seconds_ && std::ranges::any_of(words, [](uint32_t word) { return word != 0; });
   }
 
   bool advance(TokenId token) override {
@@ -76,6 +80,7 @@ class Constraint final : public TokenConstraint {
   }
 
   const int vocab_;
+  const double max_mask_seconds_;
   xgrammar::GrammarMatcher matcher_;
   const std::optional<TokenId> after_;
   bool begun_;
@@ -86,16 +91,16 @@ class Constraint final : public TokenConstraint {
 }  // namespace
 
 std::unique_ptr<TokenConstraint> CompiledForm::begin(std::optional<TokenId> after) const {
-  return std::make_unique<Constraint>(grammar_, after);
+  return std::make_unique<Constraint>(grammar_, max_mask_seconds_, after);
 }
 
 Status CompiledForm::check() const {
-  Constraint trial(grammar_, std::nullopt);
+  Constraint trial(grammar_, max_mask_seconds_, std::nullopt);
   std::vector<uint32_t> words((static_cast<size_t>(grammar_.GetTokenizerInfo().GetVocabSize()) + 31) / 32);
   if (trial.allowed(words)) return {};
-  if (trial.seconds() > kMaxMaskSeconds)
+  if (trial.seconds() > max_mask_seconds_)
     return invalid_argument("is too ambiguous: finding the first token took {:.0f} ms (limit {:.0f} ms)",
-                            trial.seconds() * 1e3, kMaxMaskSeconds * 1e3);
+                            trial.seconds() * 1e3, max_mask_seconds_ * 1e3);
   return invalid_argument("no text has this form");
 }
 

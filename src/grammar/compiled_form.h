@@ -11,14 +11,10 @@
 
 namespace sluice {
 
-// A grammar may be so ambiguous that one mask takes seconds, and it is the loop thread that waits for it: 30 rules that
-// double each other take 19 s. Usual ones take 5 to 100 us (129k tokens). So a form whose first mask takes longer than
-// this is refused, and an answer that meets such a place ends there.
-constexpr double kMaxMaskSeconds = 0.05;
-
 class CompiledForm final : public Grammar {
  public:
-  explicit CompiledForm(xgrammar::CompiledGrammar grammar) : grammar_(std::move(grammar)) {}
+  CompiledForm(xgrammar::CompiledGrammar grammar, double max_mask_seconds)
+      : grammar_(std::move(grammar)), max_mask_seconds_(max_mask_seconds) {}
 
   std::unique_ptr<TokenConstraint> begin(std::optional<TokenId> after) const override;
   int64_t num_bytes() const { return static_cast<int64_t>(grammar_.MemorySizeBytes()); }
@@ -27,6 +23,7 @@ class CompiledForm final : public Grammar {
 
  private:
   const xgrammar::CompiledGrammar grammar_;
+  const double max_mask_seconds_;  // GrammarLimits
 };
 
 }  // namespace sluice

@@ -119,7 +119,7 @@ class Compiler final : public GrammarCompiler {
     if (std::shared_ptr<const Grammar> known = find(form)) return known;
     try {
       const TimePoint begin = std::chrono::steady_clock::now();
-      auto compiled = std::make_shared<const CompiledForm>(compile_with(library(), form));
+      auto compiled = std::make_shared<const CompiledForm>(compile_with(library(), form), limits_.max_mask_seconds);
       SLUICE_RETURN_IF_ERROR(compiled->check().with_context(form.field));
       log_debug("grammar: compiled in {:.3f} s, {} bytes", seconds(std::chrono::steady_clock::now() - begin),
                 compiled->num_bytes());

@@ -150,6 +150,15 @@ TEST_F(GrammarTest, AFormThatNothingHasIsRefused) {
   EXPECT_THAT(grammar.status().message(), HasSubstr("no text has this form"));
 }
 
+TEST_F(GrammarTest, AFormThatTakesTooLongForATokenIsRefused) {
+  compiler_ = make_grammar_compiler(all_, {.max_mask_seconds = 0});  // no mask is that quick
+  const auto grammar = compile(FormKind::kRegex, "(a|aa)+");
+  ASSERT_FALSE(grammar.ok());
+  EXPECT_EQ(grammar.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(grammar.status().message(), StartsWith("the_field: is too ambiguous"));
+  EXPECT_EQ(compiler_->find({FormKind::kRegex, "(a|aa)+", ""}), nullptr) << "what was refused is not kept";
+}
+
 TEST_F(GrammarTest, WhatWasCompiledLatelyIsKeptUpToItsBytes) {
   EXPECT_EQ(compiler_->find({FormKind::kRegex, "a+", ""}), nullptr);
   const auto first = compile(FormKind::kRegex, "a+");
