@@ -1,5 +1,5 @@
 // Latent attention of few queries against a long cache: one pass over a split's latents, online softmax, then combine.
-// What mla_decode and mla_sparse share; they differ in which entries a block loads.
+// What mla_decode, mla_sparse and window_attention share; they differ in which entries a block loads.
 //
 //   block    (rows of a sequence, split, sequence); 4 warps for each 16 rows
 //   tile     32 positions of one page, double-buffered by cp.async; rows padded by 16 bytes: ldmatrix meets 8 banks
@@ -7,7 +7,8 @@
 //   softmax  each of the four keeps the same running maxima and sums of its 16 rows
 //   mix      warp w: 16 rows x a quarter of the latent columns, the tile's latents as operand B (transposed ldmatrix)
 //
-// A latent row is read from memory once for all heads and serves as key and as value.
+// A latent row is read from memory once for all heads and serves as key and as value. DeepSeek-V4's vectors are latents
+// without a rope part: their own last dims are rotated, and the values' rotation is undone behind the mix.
 #pragma once
 
 #include "kernels/cuda/attention/mla.h"
@@ -266,29 +267,42 @@ __global__ void __launch_bounds__(kRowTiles* kRowTileWarps* kWarp)
 
 constexpr int kCombineSplitThreads = 64;
 
-// out = sum over splits, ascending, of partial * exp2(lse - peak) / sum of exp2(lse - peak). A block per row.
+// What a row of some attention has besides its entries, where it has any: a sink, that is a logit (times log2(e)) with
+// no value, and a last step on 8 columns of the row's result.
+template <typename Params>
+__device__ __forceinline__ float sink_of(const Params&, const MlaBlock&) {
+  return -INFINITY;
+}
+template <typename Params>
+__device__ __forceinline__ void finish_columns(const Params&, const MlaBlock&, int, float (&)[kVecBf16]) {}
+
+// out = sum over splits, ascending, of partial * exp2(lse - peak) / (exp2(sink - peak) + sum of exp2(lse - peak)).
+// A block per row.
 template <typename Params>
 __global__ void __launch_bounds__(kCombineSplitThreads)
-    mla_combine_kernel(const Params params, const MlaConfig config, const int32_t num_splits) {
+    mla_combine_kernel(const Params params, const MlaConfig config, const int32_t num_splits, const int32_t latent) {
   const MlaBlock block = locate_sequence(params, config, 1);
   if (block.row_begin >= block.num_rows) return;
   const int32_t positions = config.split_pages * kPageTokens;
   const int32_t used = (block.length + positions - 1) / positions;
   const int64_t index = partial_index(params, block, block.row_begin, 0, num_splits);
   const float* lse = params.partial_lse + index;
-  float peak = -INFINITY, total = 0;
+  const float sink = sink_of(params, block);
+  float peak = sink;
   for (int split = 0; split < used; ++split) peak = max_f32(peak, lse[split]);
+  float total = exp2_fast(sink - peak);
   for (int split = 0; split < used; ++split) total += exp2_fast(lse[split] - peak);
-  bf16* out = params.out + (static_cast<int64_t>(block.first_token) * params.heads + block.row_begin) * params.latent;
-  for (int column = static_cast<int>(threadIdx.x) * kVecBf16; column < params.latent;
+  bf16* out = params.out + (static_cast<int64_t>(block.first_token) * params.heads + block.row_begin) * latent;
+  for (int column = static_cast<int>(threadIdx.x) * kVecBf16; column < latent;
        column += kCombineSplitThreads * kVecBf16) {
     float sums[kVecBf16] = {};
     for (int split = 0; split < used; ++split) {
       const float weight = exp2_fast(lse[split] - peak) / total;
-      const float* partial = params.partial + (index + split) * params.latent + column;
+      const float* partial = params.partial + (index + split) * latent + column;
 #pragma unroll
       for (int i = 0; i < kVecBf16; ++i) sums[i] = fma_f32(weight, partial[i], sums[i]);
     }
+    finish_columns(params, block, column, sums);
     Vec16 y;
 #pragma unroll
     for (int w = 0; w < 4; ++w) y.words[w] = pack_bf16(sums[2 * w], sums[2 * w + 1]);
@@ -311,6 +325,14 @@ void dispatch_row_tiles(const Params& params, const MlaConfig& config, int32_t i
   launch_mla_pass<kLatent, kRope, 2>(params, config, items, rows, stream);
 }
 
+template <typename Params>
+void launch_combine(const Params& params, const MlaConfig& config, int32_t items, int32_t rows, int32_t latent,
+                    Stream stream) {
+  const int32_t num_splits = max_splits(params, config);
+  launch(mla_combine_kernel<Params>, dim3(static_cast<unsigned>(rows), 1, static_cast<unsigned>(items)),
+         dim3(kCombineSplitThreads), 0, stream, params, config, num_splits, latent);
+}
+
 // Apart from the template: what depends on its parameter, nvcc 13 does not hand on as an initializer list.
 inline void check_mla(int32_t heads, int32_t latent, int32_t rope, int64_t page_stride, const MlaConfig& config) {
   SLUICE_PRECONDITION(heads >= 1, heads);
@@ -330,9 +352,7 @@ void run_mla(const Params& params, const MlaConfig& config, int32_t items, int32
   } else {
     dispatch_row_tiles<512, 64>(params, config, items, rows, stream);
   }
-  const int32_t num_splits = max_splits(params, config);
-  launch(mla_combine_kernel<Params>, dim3(static_cast<unsigned>(rows), 1, static_cast<unsigned>(items)),
-         dim3(kCombineSplitThreads), 0, stream, params, config, num_splits);
+  launch_combine(params, config, items, rows, params.latent, stream);
 }
 
 }  // namespace sluice::cuda

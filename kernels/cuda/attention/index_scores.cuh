@@ -1,6 +1,7 @@
 // Scores of the lightning indexer: keys stay in registers, queries stream past them.
 //
-//   block    (256 positions, 32 tokens, sequence); 8 warps, each with the keys of its own 32 positions as operand B
+//   block    (256 keys, 32 tokens, sequence); 8 warps, each with 32 keys of its own as operand B; a key stands for one
+//            position or for `ratio` of them, and its number is called its position here
 //   queries  a token's heads [heads, head_dim] are operand A, double-buffered by cp.async: each key is read once for 32
 //            tokens, each query once for 256 positions
 //   sums     weight * max(0, product) over a lane's heads, ascending, then over the 8 lanes that share a position
@@ -27,15 +28,17 @@ template <int kDim>
 struct IndexKeys {
   uint32_t words[kWarpPositions / 8][kDim / 16][2];
 
+  // Keys [position_begin, position_begin + 32) of `num_keys`.
   __device__ __forceinline__ void load(const IndexScoresParams& params, int32_t sequence, int32_t position_begin,
-                                       int32_t length) {
+                                       int32_t num_keys) {
+    const int32_t per_page = kPageTokens / params.ratio;
 #pragma unroll
     for (int tile = 0; tile < kWarpPositions / 8; ++tile) {
       const int32_t position = position_begin + tile * 8 + lane_id() / 4;
-      const bool valid = position < length;
+      const bool valid = position < num_keys;
       const int64_t page =
-          valid ? params.pages[static_cast<int64_t>(sequence) * params.max_pages + position / kPageTokens] : 0;
-      const bf16* entry = params.cache + page * params.page_stride + position % kPageTokens * kDim + lane_id() % 4 * 2;
+          valid ? params.pages[static_cast<int64_t>(sequence) * params.max_pages + position / per_page] : 0;
+      const bf16* entry = params.cache + page * params.page_stride + position % per_page * kDim + lane_id() % 4 * 2;
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k)
 #pragma unroll
@@ -57,7 +60,7 @@ __global__ void __launch_bounds__(kIndexWarps* kWarp) index_scores_kernel(const 
   const int32_t end = begin + kIndexTokens < end_wanted ? begin + kIndexTokens : end_wanted;
   const int32_t first_position = static_cast<int32_t>(blockIdx.x) * kIndexPositions;
   // Token i is at position length - query_end + i.
-  if (begin >= end || first_position > length - query_end + end - 1) return;
+  if (begin >= end || first_position >= (length - query_end + end) / params.ratio) return;
 
   const auto load_token = [&](int32_t token, int stage) {
     constexpr int kVectors = kDim / kVecBf16;  // of a head
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(kIndexWarps* kWarp) index_scores_kernel(const 
   load_token(begin, 0);
   const int32_t warp_position = first_position + warp_id() * kWarpPositions;
   IndexKeys<kDim> keys;
-  keys.load(params, sequence, warp_position, length);
+  keys.load(params, sequence, warp_position, length / params.ratio);
 
   const int matrix = lane_id() / 8, row = lane_id() % 8, g = lane_id() / 4, t = lane_id() % 4;
   for (int32_t token = begin, stage = 0; token < end; ++token, stage ^= 1) {
@@ -98,7 +101,7 @@ __global__ void __launch_bounds__(kIndexWarps* kWarp) index_scores_kernel(const 
           sums[tile][i] = fma_f32(high, max_f32(products[tile][2 + i], 0), sums[tile][i]);
         }
     }
-    const int32_t visible = length - query_end + token + 1;
+    const int32_t visible = (length - query_end + token + 1) / params.ratio;
     float* scores = params.scores + (token - params.token_begin) * params.score_stride;
 #pragma unroll
     for (int tile = 0; tile < kWarpPositions / 8; ++tile)
@@ -116,12 +119,13 @@ void index_scores(const IndexScoresParams& params, Stream stream) {
   SLUICE_PRECONDITION(params.heads > 0 && params.heads % 16 == 0 && params.heads <= kMaxIndexHeads, params.heads);
   SLUICE_PRECONDITION(params.head_dim == 32 || params.head_dim == 64 || params.head_dim == 128, params.head_dim);
   SLUICE_PRECONDITION(params.page_stride % kVecBf16 == 0, params.page_stride);
+  SLUICE_PRECONDITION(params.ratio >= 1 && kPageTokens % params.ratio == 0, params.ratio);
   const auto kernel = params.head_dim == 32   ? index_scores_kernel<32>
                       : params.head_dim == 64 ? index_scores_kernel<64>
                                               : index_scores_kernel<128>;
   launch(
       kernel,
-      dim3(static_cast<unsigned>(ceil_div(int64_t{params.max_pages} * kPageTokens, kIndexPositions)),
+      dim3(static_cast<unsigned>(ceil_div(int64_t{params.max_pages} * kPageTokens / params.ratio, kIndexPositions)),
            static_cast<unsigned>(ceil_div(params.max_queries, kIndexTokens)), static_cast<unsigned>(params.sequences)),
       dim3(kIndexWarps * kWarp), 0, stream, params);
 }

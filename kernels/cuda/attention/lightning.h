@@ -1,5 +1,6 @@
-// The lightning indexer of DeepSeek-V3.2: its keys, the scores of every cached position, and the choice of the best.
-// The formulas are those of index_write and index_select in sluice/ops.h. What it chooses goes to mla_sparse (mla.h).
+// The lightning indexer of DeepSeek-V3.2 and V4: its keys, the scores of every cached position (V4: of every complete
+// entry of some positions), and the choice of the best. The formulas are those of index_write and index_select in
+// sluice/ops.h. What it chooses goes to mla_sparse (mla.h) and window_attention (window_attention.h).
 #pragma once
 
 #include <algorithm>
@@ -29,7 +30,7 @@ constexpr int kMaxIndexDim = 256;
 void index_write(const IndexWriteParams& params, Stream stream);
 
 // scores[i - token_begin, s] = sum over heads h, ascending in blocks of 16, of weights[i, h] * max(0, q[i, h] . k_s),
-// for s <= the token's position; tokens [token_begin, token_end) of the batch.
+// for entries s < (the token's position + 1) / ratio; tokens [token_begin, token_end) of the batch.
 struct IndexScoresParams {
   const bf16* q = nullptr;         // [tokens, heads, head_dim], rotated as the keys are
   const float* weights = nullptr;  // [tokens, heads]
@@ -42,6 +43,7 @@ struct IndexScoresParams {
   int64_t score_stride = 0;
   int32_t sequences = 0, heads = 0, head_dim = 0, max_pages = 0, max_queries = 0;
   int32_t token_begin = 0, token_end = 0;
+  int32_t ratio = 1;  // positions that a key stands for, a divisor of 64: a page has 64 / ratio keys
 };
 constexpr int kMaxIndexHeads = 64;
 // heads a multiple of 16; head_dim 32, 64 or 128.
@@ -52,7 +54,7 @@ void index_scores(const IndexScoresParams& params, Stream stream);
 struct IndexSelectParams {
   const float* scores = nullptr;  // [rows, score_stride]
   int64_t score_stride = 0;
-  const int32_t* counts = nullptr;  // [rows] positions that the row sees
+  const int32_t* counts = nullptr;  // [rows] positions (or entries) that the row sees
   int32_t* list = nullptr;          // [rows, top_k]
   int32_t* lengths = nullptr;       // [rows] places of the list that are filled
   int32_t rows = 0, top_k = 0;
