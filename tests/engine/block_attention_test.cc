@@ -1,12 +1,9 @@
 // Block attention through the whole model: rows with no more pages before them than they may choose are full attention
 // to the bit, choosing all but nothing changes nothing, and the rule of same bits holds across the change of kernels.
-#include <gtest/gtest.h>
-
-#include <cstring>
+#include <cmath>
 
 #include "model/cache_layout.h"
-#include "tests/support/model_runner.h"
-#include "tests/support/source_file.h"
+#include "tests/engine/same_bits.h"
 
 namespace sluice {
 namespace {
@@ -16,32 +13,14 @@ constexpr int32_t kDense = 3 * kPageTokens;  // positions below are full attenti
 constexpr int32_t kPrompt = 7 * kPageTokens + 20;
 constexpr const char* kModels[] = {"v2_lite", "qwen3_moe"};  // latent attention, grouped-query attention
 
-std::string golden(const char* name) { return source_file(std::string("tests/golden/transformers/") + name); }
-
-std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 128);
-  return tokens;
-}
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) { return sluice::tokens_of(count, seed, 128); }
 
 std::unique_ptr<ModelRunner> open(const ModelRunner::Options& options, const char* name = "v2_lite") {
-  auto runner = ModelRunner::open(golden(name), options);
-  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
-  return std::move(runner).value();
+  return sluice::open(golden(name), options);
 }
 
 bool same(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
-}
-
-std::vector<float> in_chunks(ModelRunner& runner, const std::vector<TokenId>& tokens, int32_t chunk) {
-  std::vector<float> logits;
-  const auto size = static_cast<int32_t>(tokens.size());
-  for (int32_t begin = 0; begin < size; begin += chunk) {
-    const std::vector<float> part = runner.compute(tokens, begin, std::min(size, begin + chunk), TokenRole::kPrompt);
-    logits.insert(logits.end(), part.begin(), part.end());
-  }
-  return logits;
 }
 
 TEST(BlockAttention, RowsThatMayChooseEverythingAreFullAttentionToTheBit) {
@@ -82,20 +61,18 @@ TEST(BlockAttention, EveryChunkThreadCountInstructionSetAndCacheTypeGivesTheSame
       BlockGlobalConfig mode = kMode;
       mode.full_every = full_every;
       for (DType cache : {DType::kF32, DType::kBF16}) {
-        std::vector<float> whole, whole_on_amx;  // which sums bf16 in an order of its own
+        WantedBits wanted(cache == DType::kBF16);
         for (const Backend* backend : runnable_backends()) {
           if (std::string_view(backend->name) == "ref") continue;
-          std::vector<float>& want =
-              cache == DType::kBF16 && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
-          if (want.empty()) {
-            const auto first =
-                open({.backend = backend->name, .cache_dtype = cache, .threads = 1, .block_global = mode}, name);
-            want = first->compute(tokens, 0, kPrompt, TokenRole::kPrompt);
-          }
-          const auto runner =
-              open({.backend = backend->name, .cache_dtype = cache, .threads = 3, .block_global = mode}, name);
+          const auto with_threads = [&](int threads) {
+            return open({.backend = backend->name, .cache_dtype = cache, .threads = threads, .block_global = mode},
+                        name);
+          };
+          const std::vector<float>& want =
+              wanted.of(*backend, [&] { return with_threads(1)->compute(tokens, 0, kPrompt, TokenRole::kPrompt); });
+          const auto runner = with_threads(3);
           for (int32_t chunk : {17, 64, 130, kPrompt})
-            EXPECT_TRUE(same(in_chunks(*runner, tokens, chunk), want)) << backend->name << " chunks of " << chunk;
+            expect_same(in_chunks(*runner, tokens, chunk), want, fmt::format("{} chunks of {}", backend->name, chunk));
         }
       }
     }
@@ -141,24 +118,9 @@ TEST(BlockAttention, PagesThatWereMovedAndCopied) {
     const int32_t vocab = runner->config().vocab_size;
     for (int32_t hit : {64, 300, 320}) {
       runner->compute(tokens, 0, hit, TokenRole::kPrompt);
-      std::vector<PageId>& pages = runner->pages();
-      std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
-      for (int32_t page = 0; page * kPageTokens < hit; ++page) {
-        PageId& from = pages[static_cast<size_t>(page)];
-        PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
-        if ((page + 1) * kPageTokens <= hit) {
-          runner->kv().move({.page = from, .host = host.data(), .to_host = true});
-          runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-        } else {
-          runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
-        }
-        std::swap(from, to);
-        std::fill(host.begin(), host.end(), std::byte{0xFF});
-        runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-      }
-      EXPECT_TRUE(same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
-                       std::span(whole).subspan(static_cast<size_t>(hit * vocab))))
-          << "hit of " << hit;
+      move_pages(*runner, hit);
+      expect_same(runner->compute(tokens, hit, kPrompt, TokenRole::kPrompt),
+                  std::span(whole).subspan(static_cast<size_t>(hit * vocab)), fmt::format("hit of {}", hit));
     }
   }
 }

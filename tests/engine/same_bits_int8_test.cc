@@ -1,11 +1,8 @@
-// The rule of same bits over an int8 latent cache, on the bundled model: whatever the chunks, the threads, the instruction
-// set, the neighbours and the way of the pages, the logits are the same to the bit, in either role.
-#include <gtest/gtest.h>
+// The rule of same bits over an int8 latent cache, on the bundled model: whatever the chunks, the threads, the
+// instruction set, the neighbours and the way of the pages, the logits are the same to the bit, in either role.
+#include <cmath>
 
-#include <cstring>
-
-#include "tests/support/model_runner.h"
-#include "tests/support/source_file.h"
+#include "tests/engine/same_bits.h"
 
 namespace sluice {
 namespace {
@@ -13,44 +10,26 @@ namespace {
 constexpr int32_t kLength = 200;
 constexpr TokenRole kRoles[] = {TokenRole::kPrompt, TokenRole::kGenerated};
 
-std::vector<TokenId> tokens_of(int32_t count, int32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < count; ++i) tokens.push_back((i * i * 31 + i * 7 + seed * 101 + 3) % 4096);
-  return tokens;
-}
+std::vector<TokenId> tokens_of(int32_t count, int32_t seed) { return sluice::tokens_of(count, seed, 4096); }
 
 std::unique_ptr<ModelRunner> open(WeightFormat weights, const std::string& backend = "auto", int threads = 2) {
-  auto runner = ModelRunner::open(
-      source_file("configs/demo-moe"),
-      {.backend = backend, .weights = weights, .cache_dtype = DType::kI8, .threads = threads});
-  EXPECT_TRUE(runner.ok()) << runner.status().to_string();
-  return std::move(runner).value();
-}
-
-void expect_same(std::span<const float> got, std::span<const float> want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  EXPECT_EQ(std::memcmp(got.data(), want.data(), got.size_bytes()), 0) << what;
+  return sluice::open(source_file("configs/demo-moe"),
+                      {.backend = backend, .weights = weights, .cache_dtype = DType::kI8, .threads = threads});
 }
 
 TEST(SameBitsInt8, EveryChunkThreadCountAndInstructionSet) {
   const std::vector<TokenId> tokens = tokens_of(kLength, 1);
   for (WeightFormat weights : {WeightFormat::kF32, WeightFormat::kInt4G32}) {
     for (TokenRole role : kRoles) {
-      std::vector<float> whole, whole_on_amx;  // whose prompts sum bf16 in an order of their own
+      WantedBits wanted(role == TokenRole::kPrompt);  // whose entries and queries become bf16
       for (const Backend* backend : runnable_backends()) {
         if (std::string_view(backend->name) == "ref") continue;
-        std::vector<float>& want =
-            role == TokenRole::kPrompt && std::string_view(backend->name) == "cpu-amx" ? whole_on_amx : whole;
-        if (want.empty()) want = open(weights, backend->name, 1)->compute(tokens, 0, kLength, role);
+        const std::vector<float>& want =
+            wanted.of(*backend, [&] { return open(weights, backend->name, 1)->compute(tokens, 0, kLength, role); });
         const auto runner = open(weights, backend->name, 3);
-        for (int32_t chunk : {17, 64, kLength}) {
-          std::vector<float> logits;
-          for (int32_t begin = 0; begin < kLength; begin += chunk) {
-            const std::vector<float> part = runner->compute(tokens, begin, std::min(kLength, begin + chunk), role);
-            logits.insert(logits.end(), part.begin(), part.end());
-          }
-          expect_same(logits, want, fmt::format("{} {} {}", name(weights), backend->name, chunk));
-        }
+        for (int32_t chunk : {17, 64, kLength})
+          expect_same(in_chunks(*runner, tokens, chunk, role), want,
+                      fmt::format("{} {} {}", name(weights), backend->name, chunk));
       }
     }
   }
@@ -66,21 +45,7 @@ TEST(SameBitsInt8, PagesThatWereMovedAndCopied) {
     const std::vector<float> whole = runner->compute(tokens, 0, kLength, role);
     for (int32_t hit : {64, 128, 150}) {
       runner->compute(tokens, 0, hit, role);
-      std::vector<PageId>& pages = runner->pages();
-      std::vector<std::byte> host(static_cast<size_t>(runner->kv().layout().bytes_per_page()));
-      for (int32_t page = 0; page * kPageTokens < hit; ++page) {
-        PageId& from = pages[static_cast<size_t>(page)];
-        PageId& to = pages[pages.size() - 1 - static_cast<size_t>(page)];
-        if ((page + 1) * kPageTokens <= hit) {
-          runner->kv().move({.page = from, .host = host.data(), .to_host = true});
-          runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-        } else {
-          runner->kv().copy({.from = from, .to = to, .num_positions = hit % kPageTokens});
-        }
-        std::swap(from, to);
-        std::fill(host.begin(), host.end(), std::byte{0xFF});  // what the old page holds must not matter any more
-        runner->kv().move({.page = to, .host = host.data(), .to_host = false});
-      }
+      move_pages(*runner, hit);
       expect_same(runner->compute(tokens, hit, kLength, role),
                   std::span(whole).subspan(static_cast<size_t>(hit * vocab)), fmt::format("hit of {}", hit));
     }
