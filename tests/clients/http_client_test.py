@@ -282,10 +282,18 @@ def metrics_follow_the_work(f):
     names = ["sluice_generated_tokens_total", "sluice_request_seconds_count", "sluice_time_to_first_token_seconds_count",
              "sluice_steps_total", 'sluice_step_seconds_total{part="forward"}',
              f'vllm:generation_tokens_total{{model_name="{f.model}"}}', 'sluice_finished_choices_total{reason="length"}']
-    before = {name: f.metric(name) for name in names}
+
+    def settled():
+        """The loop reports behind a step, when its answers have been sent: what stood still for some idle rounds is the last word."""
+        before, found = None, {}
+        while before != found or f.metric("sluice_running_sequences"):
+            time.sleep(0.3)
+            before, found = found, {name: f.metric(name) for name in names}
+        return found
+
+    before = settled()
     f.complete(max_tokens=10, extra_body={"ignore_eos": True})
-    wait_until(lambda: f.metric("sluice_running_sequences") == 0, "still running")
-    after = {name: f.metric(name) for name in names}
+    after = settled()
     assert all(after[name] > before[name] for name in names), (before, after)
     assert after[names[0]] - before[names[0]] == 10
     assert after[names[0]] == after[names[5]]
