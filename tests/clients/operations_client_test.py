@@ -142,7 +142,7 @@ def streams_in_flight(server, each, max_tokens):
 @test
 def sigterm_under_load_cuts_no_answer_within_the_grace_period(f):
     each, tokens = 40, 250
-    with Server(f, "--drain-seconds", 60) as server:
+    with Server(f, "--drain-seconds", SECONDS) as server:
         assert server.healthy() and server.get("/ready")[0] == 200
         with streams_in_flight(server, each, tokens) as (ours, theirs):
             server.process.send_signal(signal.SIGTERM)

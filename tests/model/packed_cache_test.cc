@@ -44,7 +44,7 @@ class PackedCacheFile : public testing::Test {
       if (found.size() > 0) std::memset(found.data(), 0xee, found.size());
       if (!cache.read(found, team_)) continue;
       const Buffer expected = filled(kSizes[i], static_cast<uint32_t>(i));
-      EXPECT_EQ(std::memcmp(found.data(), expected.data(), kSizes[i]), 0) << i;
+      EXPECT_TRUE(kSizes[i] == 0 || std::memcmp(found.data(), expected.data(), kSizes[i]) == 0) << i;
       ++count;
     }
     return count;
