@@ -51,6 +51,8 @@ class Device {
   virtual Status fill(std::byte* device, uint8_t value, int64_t bytes) = 0;
   // Returns when all work given so far is done.
   virtual Status wait() = 0;
+  // Whether it is done; for whoever must not wait without end, as behind work that waits for another device.
+  virtual Result<bool> done() = 0;
 
   // Between these two, work is written down instead of done: kernels with the arguments of their launch, copies with
   // their addresses. replay() gives all of it to the queue in one call.

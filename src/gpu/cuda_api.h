@@ -25,6 +25,7 @@ struct CudaApi {
   CudaError (*stream_create)(CUstream_st** stream);
   CudaError (*stream_destroy)(CUstream_st* stream);
   CudaError (*stream_synchronize)(CUstream_st* stream);
+  CudaError (*stream_query)(CUstream_st* stream);
 
   CudaError (*malloc_async)(void** memory, size_t bytes, CUstream_st* stream);
   CudaError (*free_async)(void* memory, CUstream_st* stream);
@@ -51,6 +52,7 @@ constexpr CudaError kCudaMemoryAllocation = 2;
 constexpr CudaError kCudaInsufficientDriver = 35;
 constexpr CudaError kCudaNoDevice = 100;
 constexpr CudaError kCudaNoKernelImage = 209;
+constexpr CudaError kCudaNotReady = 600;  // an answer rather than an error: work is left
 constexpr CudaError kCudaIllegalAddress = 700;
 constexpr CudaError kCudaSystemNotReady = 802;
 

@@ -139,6 +139,13 @@ Status CudaDevice::fill(std::byte* device, uint8_t value, int64_t bytes) {
 }
 Status CudaDevice::wait() { return check(api_, api_.stream_synchronize(stream_), "cudaStreamSynchronize"); }
 
+Result<bool> CudaDevice::done() {
+  const CudaError error = api_.stream_query(stream_);
+  if (error == kCudaNotReady) return false;
+  SLUICE_RETURN_IF_ERROR(check(api_, error, "cudaStreamQuery"));
+  return true;
+}
+
 Status CudaDevice::begin_capture() {
   return check(api_, api_.stream_begin_capture(stream_), "cudaStreamBeginCapture");
 }

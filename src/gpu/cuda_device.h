@@ -32,6 +32,7 @@ class CudaDevice final : public Device {
   Status copy(std::byte* to, const std::byte* from, int64_t bytes) override;
   Status fill(std::byte* device, uint8_t value, int64_t bytes) override;
   Status wait() override;
+  Result<bool> done() override;
 
   Status begin_capture() override;
   Result<Graph> end_capture() override;

@@ -32,8 +32,8 @@ cudaEvent_t event_of(void* pointer) { return static_cast<cudaEvent_t>(pointer); 
 
 static_assert(cudaErrorMemoryAllocation == kCudaMemoryAllocation && cudaErrorNoDevice == kCudaNoDevice &&
               cudaErrorInsufficientDriver == kCudaInsufficientDriver &&
-              cudaErrorNoKernelImageForDevice == kCudaNoKernelImage && cudaErrorIllegalAddress == kCudaIllegalAddress &&
-              cudaErrorSystemNotReady == kCudaSystemNotReady);
+              cudaErrorNoKernelImageForDevice == kCudaNoKernelImage && cudaErrorNotReady == kCudaNotReady &&
+              cudaErrorIllegalAddress == kCudaIllegalAddress && cudaErrorSystemNotReady == kCudaSystemNotReady);
 
 constexpr CudaApi kRuntime{
     .error_name = [](CudaError error) { return cudaGetErrorName(static_cast<cudaError_t>(error)); },
@@ -48,6 +48,7 @@ constexpr CudaApi kRuntime{
     },
     .stream_destroy = [](CUstream_st* stream) -> CudaError { return cudaStreamDestroy(stream); },
     .stream_synchronize = [](CUstream_st* stream) -> CudaError { return cudaStreamSynchronize(stream); },
+    .stream_query = [](CUstream_st* stream) -> CudaError { return cudaStreamQuery(stream); },
     .malloc_async = [](void** memory, size_t bytes, CUstream_st* stream) -> CudaError {
       return cudaMallocAsync(memory, bytes, stream);
     },

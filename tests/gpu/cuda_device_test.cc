@@ -74,6 +74,7 @@ constexpr CudaApi kFakeApi{
     },
     .stream_destroy = [](CUstream_st* stream) { return g_fake.drop("stream_destroy", static_cast<void*>(stream)); },
     .stream_synchronize = [](CUstream_st*) { return g_fake.call("stream_synchronize"); },
+    .stream_query = [](CUstream_st*) { return g_fake.call("stream_query"); },
     .malloc_async = [](void** memory, size_t, CUstream_st*) { return g_fake.make("malloc_async", memory); },
     .free_async = [](void* memory, CUstream_st*) { return g_fake.drop("free_async", memory); },
     .malloc_host = [](void** memory, size_t) { return g_fake.make("malloc_host", memory); },
@@ -188,6 +189,17 @@ TEST_F(CudaDeviceTest, EveryCallIsChecked) {
   const Status status = device->wait();
   message("wait", status);
   EXPECT_THAT(status.message(), HasSubstr("compute-sanitizer"));
+}
+
+TEST_F(CudaDeviceTest, WorkThatIsLeftIsNoError) {
+  auto device = open();
+  EXPECT_TRUE(*device->done());
+  fail("stream_query", kCudaNotReady);
+  EXPECT_FALSE(*device->done());
+  fail("stream_query", kCudaIllegalAddress);
+  const Status status = device->done().status();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("cudaStreamQuery (cuda_device.cc:"), HasSubstr("compute-sanitizer")));
 }
 
 TEST_F(CudaDeviceTest, GraphsAndMarksAreGivenBack) {

@@ -74,6 +74,19 @@ TEST(EmulatedDevice, HostMemoryReusedTooEarlyShows) {
   EXPECT_GT(wrong, 10);
 }
 
+TEST(EmulatedDevice, WhoOnlyAsksSeesItDoneInTheEnd) {
+  EmulatedDevice device({});
+  Rows rows(device);
+  EXPECT_TRUE(*device.done());
+  rows.load({3, 1});
+  rows.gather();
+  EXPECT_TRUE(device.copy_out(rows.pinned.data() + 2048, reinterpret_cast<std::byte*>(rows.y), 32).ok());
+  int asked = 0;
+  while (!*device.done()) ++asked;
+  EXPECT_GT(asked, 0);
+  EXPECT_EQ(reinterpret_cast<uint16_t*>(rows.pinned.data() + 2048)[0], 24);
+}
+
 TEST(EmulatedDevice, AGraphKeepsItsArgumentsAndReadsMemoryAnew) {
   EmulatedDevice device({});
   Rows rows(device);

@@ -160,6 +160,15 @@ Status EmulatedDevice::wait() {
   return may_fail("wait");
 }
 
+// Every question brings the random moment nearer.
+Result<bool> EmulatedDevice::done() {
+  if (capturing_) grid::fail("done() during a capture");
+  SLUICE_RETURN_IF_ERROR(may_fail("done"));
+  if (pending_.empty()) return true;
+  give([] {});
+  return pending_.empty();
+}
+
 Status EmulatedDevice::begin_capture() {
   if (capturing_) grid::fail("a capture inside a capture");
   SLUICE_RETURN_IF_ERROR(may_fail("begin_capture"));
