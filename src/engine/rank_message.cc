@@ -12,12 +12,16 @@ namespace {
 
 constexpr size_t kFirstBytes = 8 << 10;  // 64 sequences behind 1,000 tokens each
 
+// The largest part of a step is pages that come back from a lower tier: 5 MB each for a model of 61 layers, of which a
+// step fills some hundreds. A length beyond this is no length.
+constexpr uint64_t kMaxMessageBytes = uint64_t{64} << 30;
+
 // A span on the wire: its rows, and where its pages begin among all of the step's.
 struct WireSpan {
   int32_t row_begin, position_begin, position_end, first_page;
 };
 
-int32_t pages_of(int32_t position_end) { return (position_end + kPageTokens - 1) / kPageTokens; }
+int64_t pages_of(int32_t position_end) { return (int64_t{position_end} + kPageTokens - 1) / kPageTokens; }
 
 class Writer {
  public:
@@ -86,7 +90,7 @@ bool take_spans(const std::vector<WireSpan>& wire, const ReceivedStep& step, std
     const int64_t rows = int64_t{span.position_end} - span.position_begin;
     if (span.row_begin < 0 || span.position_begin < 0 || rows <= 0 || span.first_page < 0 ||
         span.row_begin + rows > std::ssize(step.tokens) ||
-        int64_t{span.first_page} + pages_of(span.position_end) > std::ssize(step.pages))
+        span.first_page + pages_of(span.position_end) > std::ssize(step.pages))
       return false;
     spans.push_back({span.row_begin, span.position_begin, span.position_end, step.pages.data() + span.first_page});
   }
@@ -139,7 +143,7 @@ Result<RankMessage> kind_of(std::span<const std::byte> message) {
 Result<ReceivedStep> decode_step(std::span<const std::byte> message) {
   ReceivedStep step;
   std::vector<WireSpan> prompt, generated;
-  Reader reader(message.subspan(1));
+  Reader reader(message.empty() ? message : message.subspan(1));
   reader.get(step.filled);
   reader.get(step.contents);
   reader.get(step.copies);
@@ -175,6 +179,8 @@ Result<std::vector<std::byte>> receive_message(Communicator& ranks) {
   SLUICE_RETURN_IF_ERROR(ranks.broadcast(first));
   uint64_t length = 0;
   std::memcpy(&length, first.data(), sizeof(length));
+  if (length > kMaxMessageBytes)
+    return internal_error("a message of {} bytes from rank 0 is longer than any; are the binaries the same?", length);
   const size_t head = std::min<size_t>(length, kFirstBytes - sizeof(length));
   std::vector<std::byte> message(length);
   std::memcpy(message.data(), first.data() + sizeof(length), head);
