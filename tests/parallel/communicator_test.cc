@@ -4,41 +4,21 @@
 
 #include <cmath>
 #include <cstring>
-#include <random>
 
 #include "parallel/gloo_communicator.h"
 #include "parallel/single_rank.h"
+#include "tests/parallel/rank_values.h"
 #include "tests/support/rank_threads.h"
 
 namespace sluice {
 namespace {
-
-// Of magnitudes so different that every order of additions gives other bits.
-std::vector<float> values_of(int rank, size_t count) {
-  std::mt19937 random(static_cast<uint32_t>(rank) * 7919 + static_cast<uint32_t>(count));
-  std::vector<float> values(count);
-  for (float& value : values)
-    value = std::ldexp(static_cast<float>(random() % 2000) - 1000, static_cast<int>(random() % 40) - 20);
-  return values;
-}
-
-std::vector<float> sum_in_order(int size, size_t count) {
-  std::vector<float> sum = values_of(0, count);
-  for (int rank = 1; rank < size; ++rank) {
-    const std::vector<float> term = values_of(rank, count);
-    for (size_t i = 0; i < count; ++i) sum[i] += term[i];
-  }
-  return sum;
-}
-
-std::span<const std::byte> bytes(const std::vector<float>& values) { return std::as_bytes(std::span(values)); }
 
 TEST(SingleRankCommunicator, IsItsOwnSum) {
   SingleRank one;
   std::vector<float> values = values_of(0, 5), all(5);
   EXPECT_TRUE(one.all_reduce_sum(values).ok());
   EXPECT_EQ(values, values_of(0, 5));
-  EXPECT_TRUE(one.all_gather(bytes(values), std::as_writable_bytes(std::span(all))).ok());
+  EXPECT_TRUE(one.all_gather(bytes(values), bytes(all)).ok());
   EXPECT_EQ(all, values);
 }
 
@@ -66,21 +46,17 @@ TEST_P(GlooGroup, GathersAndBroadcasts) {
     Communicator& ranks = group.ranks();
     for (const size_t count : {size_t{0}, size_t{1}, size_t{20'001}}) {
       const std::vector<float> mine = values_of(ranks.rank(), count);
-      std::vector<float> expected;
-      for (int rank = 0; rank < ranks.size(); ++rank) {
-        const std::vector<float> theirs = values_of(rank, count);
-        expected.insert(expected.end(), theirs.begin(), theirs.end());
-      }
+      const std::vector<float> expected = values_of_all(ranks.size(), count);
       std::vector<float> all(expected.size(), NAN);
-      ASSERT_TRUE(ranks.all_gather(bytes(mine), std::as_writable_bytes(std::span(all))).ok());
+      ASSERT_TRUE(ranks.all_gather(bytes(mine), bytes(all)).ok());
       EXPECT_EQ(all, expected);
       std::vector<float> at_first(ranks.rank() == 0 ? expected.size() : 0, NAN);
-      ASSERT_TRUE(ranks.gather(bytes(mine), std::as_writable_bytes(std::span(at_first))).ok());
+      ASSERT_TRUE(ranks.gather(bytes(mine), bytes(at_first)).ok());
       if (ranks.rank() == 0) {
         EXPECT_EQ(at_first, expected);
       }
       std::vector<float> spread = mine;
-      ASSERT_TRUE(ranks.broadcast(std::as_writable_bytes(std::span(spread))).ok());
+      ASSERT_TRUE(ranks.broadcast(bytes(spread)).ok());
       EXPECT_EQ(spread, values_of(0, count));
     }
   });
