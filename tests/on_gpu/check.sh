@@ -2,7 +2,7 @@
 # What needs a GPU, on a machine that has one, a C++ compiler, CMake 3.25, Ninja and the CUDA toolkit; libraries come from the
 # system or from .gpu-deps (./check pack-gpu). No network. Prints `N passed, N failed` last.
 #   kernels on the GPU against the oracle, a part of them under compute-sanitizer, the engine on the demo model against the
-#   CPU's, then benchmarks/cuda into benchmarks/results/GPU.csv.
+#   CPU's, a rank per GPU over NCCL where that is installed, then benchmarks/cuda into benchmarks/results/GPU.csv.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 begin=$SECONDS
@@ -46,19 +46,22 @@ run_tests() {
   local name=$1 output=build/gpu/$1.log rc=0
   shift
   "$@" >"$output" 2>&1 || rc=$?
-  local good bad
+  local good bad left_out
   good=$(grep -c '^\[       OK \]' "$output")
   bad=$(grep '^\[  FAILED  \].*(.* ms)$' "$output" | grep -vc ' tests\?,')
   [ "$rc" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
-  [ "$rc" -ne 0 ] || [ "$good" -gt 0 ] || bad=1  # nothing ran
+  left_out=$(grep -c '^\[  SKIPPED \] .*(.* ms)$' "$output")
+  [ "$rc" -ne 0 ] || [ $((good + left_out)) -gt 0 ] || bad=1  # nothing ran
   [ "$rc" -eq 0 ] || tail -40 "$output"
-  echo "check gpu: $name: $good passed, $bad failed ($((SECONDS - begin)) s)"
+  [ "$left_out" -eq 0 ] || grep -A1 -h 'Skipped$' "$output" | grep -v -e 'Skipped$' -e '^--$' | sort -u
+  echo "check gpu: $name: $good passed, $bad failed, $left_out left out ($((SECONDS - begin)) s)"
   passed=$((passed + good))
   failed=$((failed + bad))
 }
 
 run_tests kernels build/gpu/kernels_on_gpu --gtest_filter=-*DeathTest*
 run_tests engine build/gpu/engine_on_gpu
+run_tests nccl timeout 300 build/gpu/nccl_on_gpu
 if command -v compute-sanitizer >/dev/null; then
   # A test of each room; the tool makes a launch some hundred times slower.
   subset='CudaElementwise.Rope:CudaBf16Gemm.InputsOfAnOddNumberOfSteps:CudaGemmForms.*:CudaRoute.*:CudaPermute.*:CudaCombine.*:CudaMla*.*'
