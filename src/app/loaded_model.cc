@@ -107,6 +107,7 @@ GroupAddress group_address(const Launch& launch, const Options& options) {
           .port = launch.port,
           .listener = launch.listener,
           .own_host = options.parallel_address,
+          .one_machine = launch.local_size == launch.size,
           .start_timeout = duration(options.parallel_start_timeout),
           .timeout = duration(options.parallel_timeout)};
 }

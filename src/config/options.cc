@@ -113,7 +113,7 @@ std::vector<OptionSpec> make_table() {
              &Options::parallel_timeout, 0.1, 3600.0),
       number("parallel.start_timeout", "seconds until all ranks must have loaded", &Options::parallel_start_timeout,
              0.1, 86400.0),
-      text("parallel.address", "address at which other ranks reach this one; empty takes the one that leads to rank 0",
+      text("parallel.address", "address at which other ranks reach this one; empty takes the one that leads to rank 0, or to a rank elsewhere",
            &Options::parallel_address),
       choice(
           "attention",

@@ -15,6 +15,8 @@
 
 #include "sluice/check.h"
 
+#include "parallel/own_address.h"
+
 namespace sluice {
 
 namespace {
@@ -176,7 +178,11 @@ class GlooCommunicator final : public Communicator {
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> connect_gloo(const GroupAddress& address, StoreClient& store) {
-  const std::string own = address.own_host.empty() ? store.own_address() : address.own_host;
+  const Result<std::string> found = own_address(address, store);
+  if (!found.ok())
+    return unavailable("rank {} of {}: the ranks did not meet: {}", address.rank, address.size,
+                       found.status().to_string());
+  const std::string& own = *found;
   try {
     std::shared_ptr<gloo::transport::Device> device =
         gloo::transport::tcp::CreateDevice(gloo::transport::tcp::attr(own.c_str()));

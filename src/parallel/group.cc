@@ -3,6 +3,7 @@
 #include <csignal>
 
 #include "parallel/gloo_communicator.h"
+#include "parallel/own_address.h"
 #include "parallel/single_rank.h"
 
 namespace sluice {
@@ -15,7 +16,7 @@ Result<std::unique_ptr<Group>> Group::open(const GroupAddress& address) {
   if (address.rank == 0) {
     int listener = address.listener;
     if (listener < 0) {
-      SLUICE_ASSIGN_OR_RETURN(listener, listen_at(address.host, address.port));
+      SLUICE_ASSIGN_OR_RETURN(listener, listen_at(address_to_listen(address), address.port));
     }
     group->server_ = std::make_unique<StoreServer>(listener);
   }
