@@ -211,10 +211,11 @@ Status run_rank_processes(const Launch& launch, bool restarts) {
   }
 }
 
-Status follow(LoadedModel& loaded, const Options& options) {
+Status follow(LoadedModel& loaded, const Options& options, std::function<Status()> on_times) {
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);
   Follower follower(*loaded.model, loaded.context(), loaded.num_pages);
+  follower.on_times(std::move(on_times));
   const auto duration = [](double value) {
     return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(value));
   };

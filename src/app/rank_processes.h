@@ -4,6 +4,8 @@
 // then the whole group ends, for a group without a rank is of no use.
 #pragma once
 
+#include <functional>
+
 #include "sluice/clock.h"
 #include "sluice/status.h"
 
@@ -24,7 +26,7 @@ constexpr int kExitGroupBroken = 75;
 Status run_rank_processes(const Launch& launch, bool restarts);
 
 // What a rank other than the first does once its model is loaded: follows rank 0 to the end. SIGINT and SIGTERM are
-// left to rank 0, which says when it is over.
-Status follow(LoadedModel& loaded, const Options& options);
+// left to rank 0, which says when it is over. `on_times`: Follower::on_times().
+Status follow(LoadedModel& loaded, const Options& options, std::function<Status()> on_times = {});
 
 }  // namespace sluice

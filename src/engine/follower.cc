@@ -23,6 +23,11 @@ Status Follower::run(Duration timeout, Duration patience) {
       SLUICE_RETURN_IF_ERROR(ranks.all_reduce_sum({&alive, 1}));
       continue;
     }
+    if (kind == RankMessage::kTimes) {
+      if (!on_times_) return internal_error("rank {}: asked for times, but notes none", ranks.rank());
+      SLUICE_RETURN_IF_ERROR(on_times_());
+      continue;
+    }
     SLUICE_RETURN_IF_ERROR(step(message));
   }
 }

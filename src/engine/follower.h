@@ -3,6 +3,7 @@
 // One thread.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "sluice/clock.h"
@@ -22,6 +23,9 @@ class Follower {
   // as a server does every second; then `timeout` again. A rank that dies is noticed at once either way.
   Status run(Duration timeout, Duration patience);
 
+  // Answers rank 0's wish for times; whoever measures sets it before run().
+  void on_times(std::function<Status()> hook) { on_times_ = std::move(hook); }
+
  private:
   Status step(std::span<const std::byte> message);
 
@@ -30,6 +34,7 @@ class Follower {
   KvMemory kv_;
   VocabLogits logits_;
   std::vector<float> hidden_;  // [output rows, hidden_size]
+  std::function<Status()> on_times_;
 };
 
 }  // namespace sluice

@@ -1,4 +1,5 @@
-// What rank 0 tells the other ranks: the next step as rows, a sign of life, or the end. They need no scheduler of their
+// What rank 0 tells the other ranks: the next step as rows, a sign of life, the wish for the times that
+// they noted, or the end. They need no scheduler of their
 // own: a step says which rows to compute, where the pages of their sequences are, and which logits somebody waits for.
 // Owns the bytes on the wire (the ranks are one binary: values as they lie in memory) and checks that every part is there; what rank 0
 // says of pages and rows is trusted as its own would be.
@@ -16,7 +17,7 @@
 
 namespace sluice {
 
-enum class RankMessage : uint8_t { kStep, kSignOfLife, kEnd };
+enum class RankMessage : uint8_t { kStep, kSignOfLife, kTimes, kEnd };
 
 // One row of logits that somebody asked for.
 struct LogitsWanted {
@@ -35,7 +36,7 @@ struct StepToSend {
   int64_t hidden_size = 0;
 };
 std::vector<std::byte> encode(const StepToSend& step);
-std::vector<std::byte> encode(RankMessage message);  // the other two
+std::vector<std::byte> encode(RankMessage message);  // the others
 
 // The other ranks' side: owns what the batch points into.
 struct ReceivedStep {

@@ -100,6 +100,18 @@ def a_rank_that_hangs_is_lost_after_the_timeout():
         assert said.returncode != 0 and waited < 10, f"{said}, after {waited:.1f} s"
 
 
+def the_bench_says_where_the_time_of_a_step_goes():
+    rows = json_lines(BINARY, "bench", "engine", "--tp", "2", "--threads", "1", "--pp", "64", "--tg", "8", "--repeat", "1", "--json")
+    assert [row["test"] for row in rows] == ["pp64", "tg8"], rows
+    for row in rows:
+        assert row["ranks"] == 2 and row["percent_of_bound"] is None, row
+        assert row["rank1"]["communication_ms"] == row["communication_ms"] > 0, row
+        for split in row, row["rank1"]:
+            assert split["compute_ms"] > 0 and split["wait_ms"] >= 0, row
+            whole = split["compute_ms"] + split["communication_ms"] + split["wait_ms"]
+            assert abs(whole / row["step_ms"] - 1) < 0.01, row
+
+
 def ranks_that_do_not_come_are_waited_for_as_long_as_was_said():
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29741"}
     begin = time.monotonic()
@@ -110,4 +122,5 @@ def ranks_that_do_not_come_are_waited_for_as_long_as_was_said():
 
 if __name__ == "__main__":
     sys.exit(run_tests([ranks_say_what_one_says, an_error_before_the_ranks_meet_is_told_once, a_killed_rank_costs_an_error_and_the_group_comes_back,
-                        a_rank_that_hangs_is_lost_after_the_timeout, ranks_that_do_not_come_are_waited_for_as_long_as_was_said]))
+                        a_rank_that_hangs_is_lost_after_the_timeout, the_bench_says_where_the_time_of_a_step_goes,
+                        ranks_that_do_not_come_are_waited_for_as_long_as_was_said]))

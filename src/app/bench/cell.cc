@@ -75,8 +75,9 @@ void fill_states(const KvPages& pages, PageId page, int32_t position) {
 
 std::string Cell::name() const { return fmt::format("{}{}", kind == CellKind::kPrefill ? "pp" : "tg", tokens); }
 
-CellRunner::CellRunner(LoadedModel& loaded, uint64_t seed)
+CellRunner::CellRunner(LoadedModel& loaded, uint64_t seed, const TimedCommunicator* timed)
     : loaded_(loaded),
+      timed_(timed),
       random_(seed),
       executor_(*loaded.model, loaded.context(), loaded.num_pages),
       expert_seen_(static_cast<size_t>(loaded.config.n_routed_experts)) {
@@ -210,6 +211,7 @@ CellRun CellRunner::run(const Cell& cell) {
   }
   CellRun run;
   num_experts_seen_ = 0;
+  if (timed_) run.first_operation = timed_->num_operations();
   const TimePoint begin = std::chrono::steady_clock::now();
   if (cell.kind == CellKind::kPrefill) {
     prefill(cell, run);
@@ -217,6 +219,7 @@ CellRun CellRunner::run(const Cell& cell) {
     decode(cell, run);
   }
   run.seconds = seconds(std::chrono::steady_clock::now() - begin);
+  if (timed_) run.last_operation = timed_->num_operations();
   run.experts = num_experts_seen_;
   return run;
 }

@@ -9,6 +9,7 @@
 
 #include "app/loaded_model.h"
 #include "engine/executor.h"
+#include "parallel/timed_communicator.h"
 
 namespace sluice {
 
@@ -27,13 +28,15 @@ struct Cell {
 struct CellRun {
   double seconds = 0;
   int64_t steps = 0;
-  int64_t experts = 0;           // distinct routed experts, summed over layers and steps
+  int64_t experts = 0;                             // distinct routed experts, summed over layers and steps
   int64_t cached_positions = 0;  // read by a decode step from the cache, summed over steps and sequences
+  size_t first_operation = 0, last_operation = 0;  // between ranks: [first, last) of those that were noted
 };
 
 class CellRunner {
  public:
-  CellRunner(LoadedModel& loaded, uint64_t seed);
+  // `timed`: what the model's ranks meet by, if they are measured.
+  CellRunner(LoadedModel& loaded, uint64_t seed, const TimedCommunicator* timed = nullptr);
 
   // Why the cell cannot run on this machine with these options; empty if it can.
   std::string misfit(const Cell& cell) const;
@@ -53,6 +56,7 @@ class CellRunner {
   };
 
   LoadedModel& loaded_;
+  const TimedCommunicator* timed_;
   std::mt19937_64 random_;
   Executor executor_;
   ForwardObserver observer_;

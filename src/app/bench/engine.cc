@@ -1,7 +1,10 @@
 // `sluice bench engine`: tokens per second of prefill (pp) and decode (tg), as llama-bench and llama-batched-bench
 // define them: pp N is N prompt tokens of each sequence, tg N is N steps of one token each, random tokens, one warm-up
 // run that is not counted, then the median of some. Beside each figure stands what the machine could do at most,
-// measured just before it.
+// measured just before it. With several ranks stands there instead how long each of them computed, communicated and
+// waited for others in a step (timed_communicator.h).
+#include <array>
+
 #include "app/bench/bench.h"
 #include "app/bench/cell.h"
 #include "app/bench/noise.h"
@@ -18,15 +21,17 @@ namespace {
 
 struct EngineBench {
   OptionFlags options;
-  BenchOutput output{{"test", "depth", "batch", "tokens_per_second", "step_ms", "gb_per_second", "gop_per_second",
-                      "percent_of_bound", "bound", "foreign_cpus", "note"}};
+  BenchOutput output{{"test", "depth", "batch", "tokens_per_second", "step_ms", "compute_ms", "communication_ms",
+                      "wait_ms", "gb_per_second", "gop_per_second", "percent_of_bound", "bound", "foreign_cpus",
+                      "note"}};
   std::vector<int32_t> prefill_tokens{512}, decode_tokens{128}, depths{0}, batches{1};
   int32_t repeat = 5;
   uint64_t seed = 1;
 
   Status run();
   std::vector<Cell> cells() const;
-  void measure(const Cell& cell, const LoadedModel& loaded, CellRunner& runner, BoundMeter& meter);
+  Status measure(const Cell& cell, const LoadedModel& loaded, CellRunner& runner, BoundMeter& meter,
+                 TimedCommunicator* timed);
 };
 
 // The least time that a run can take here, and why: reading every needed weight and latent once, or the arithmetic of
@@ -70,7 +75,30 @@ std::vector<Cell> EngineBench::cells() const {
   return result;
 }
 
-void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunner& runner, BoundMeter& meter) {
+// Into the row: rank 0's times beside the table's other figures, the others' under their names.
+// values [ranks, 3]; null before they are known.
+void put_splits(const std::vector<nlohmann::ordered_json>& values, nlohmann::ordered_json& row) {
+  row["ranks"] = values.size() / 3;
+  for (size_t i = 0; i < values.size(); ++i) {
+    nlohmann::ordered_json& into = i < 3 ? row : row[fmt::format("rank{}", i / 3)];
+    into[std::array{"compute_ms", "communication_ms", "wait_ms"}[i % 3]] = values[i];
+  }
+}
+
+// Where the time of a step went on each rank; all of them are asked.
+Status add_splits(const CellRun& run, TimedCommunicator& timed, nlohmann::ordered_json& row) {
+  SLUICE_RETURN_IF_ERROR(send_message(timed, encode(RankMessage::kTimes)));
+  SLUICE_ASSIGN_OR_RETURN(const auto times, timed.collect());
+  const double step = 1e3 / static_cast<double>(run.steps);
+  std::vector<nlohmann::ordered_json> values;
+  for (const TimeSplit& split : split_time(times, run.first_operation, run.last_operation, run.seconds))
+    for (const double part : {split.compute, split.communication, split.wait}) values.emplace_back(part * step);
+  put_splits(values, row);
+  return {};
+}
+
+Status EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunner& runner, BoundMeter& meter,
+                            TimedCommunicator* timed) {
   nlohmann::ordered_json row = {{"test", cell.name()},
                                 {"depth", cell.depth},
                                 {"batch", cell.batch},
@@ -89,9 +117,13 @@ void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunne
                                 {"weights", loaded.info.weights},
                                 {"cache", loaded.cache_name()},
                                 {"threads", loaded.team->size()},
-                                {"device", loaded.backend->name},
-                                {"note", runner.misfit(cell)}};
-  if (!row["note"].get<std::string>().empty()) return output.row(row);
+                                {"device", loaded.backend->name}};
+  if (timed) put_splits(std::vector<nlohmann::ordered_json>(static_cast<size_t>(timed->size()) * 3), row);
+  row["note"] = runner.misfit(cell);
+  if (!row["note"].get<std::string>().empty()) {
+    output.row(row);
+    return {};
+  }
   const MachineBounds before = meter.measure();
   runner.run(cell);  // warm-up: page faults, cold caches
   std::vector<double> rates;
@@ -101,7 +133,7 @@ void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunne
     runs.push_back(runner.run(cell));
     rates.push_back(static_cast<double>(cell.batch) * cell.tokens / runs.back().seconds);
   }
-  row["foreign_cpus"] = noise.foreign_cpus();
+  if (!timed) row["foreign_cpus"] = noise.foreign_cpus();  // which would count the other ranks
   const MachineBounds bounds = best_of(before, meter.measure());
   std::sort(runs.begin(), runs.end(), [](const CellRun& a, const CellRun& b) { return a.seconds < b.seconds; });
   const CellRun& middle = runs[runs.size() / 2];
@@ -112,25 +144,34 @@ void EngineBench::measure(const Cell& cell, const LoadedModel& loaded, CellRunne
   row["step_ms"] = middle.seconds * 1e3 / static_cast<double>(middle.steps);
   row["gb_per_second"] = floor.gigabytes / middle.seconds;
   row["gop_per_second"] = floor.gigaoperations / middle.seconds;
-  row["percent_of_bound"] = floor.seconds / middle.seconds * 100;
-  row["bound"] = floor.bound;
+  // The bounds are what this rank's threads reach, the traffic is that of all ranks.
+  if (!timed) {
+    row["percent_of_bound"] = floor.seconds / middle.seconds * 100;
+    row["bound"] = floor.bound;
+  } else {
+    SLUICE_RETURN_IF_ERROR(add_splits(middle, *timed, row));
+  }
   row["read_bound_gb_per_second"] = bounds.read_gb_per_second;
   row["int8_bound_gop_per_second"] = bounds.int8_gop_per_second;
   row["f32_bound_gop_per_second"] = bounds.f32_gop_per_second;
   output.row(row);
+  return {};
 }
 
 Status EngineBench::run() {
   SLUICE_ASSIGN_OR_RETURN(Options resolved, options.resolve());
   SLUICE_ASSIGN_OR_RETURN(const Launch launch, read_launch(resolved.tp));
   if (!launch.is_rank) return run_rank_processes(launch, false);
-  SLUICE_RETURN_IF_ERROR(output.open());
+  if (launch.leads()) SLUICE_RETURN_IF_ERROR(output.open());
+  std::optional<TimedCommunicator> timed;  // outlives the model, which says the end by it
   SLUICE_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::load(resolved));
-  if (!loaded->leads()) return follow(*loaded, resolved);
+  if (launch.size > 1) loaded->model->join(timed.emplace(loaded->group->ranks()));
+  if (!loaded->leads()) return follow(*loaded, resolved, [&] { return timed->collect().status(); });
   SLUICE_RETURN_IF_ERROR(loaded->expect_cpu("bench engine"));
-  CellRunner runner(*loaded, seed);
+  TimedCommunicator* const ranks = timed ? &*timed : nullptr;
+  CellRunner runner(*loaded, seed, ranks);
   BoundMeter meter(*loaded->team);
-  for (const Cell& cell : cells()) measure(cell, *loaded, runner, meter);
+  for (const Cell& cell : cells()) SLUICE_RETURN_IF_ERROR(measure(cell, *loaded, runner, meter, ranks));
   return {};
 }
 
