@@ -16,5 +16,8 @@ MemoryReport footprint_of(const DeepSeekModel& model, int32_t num_pages, int thr
 // Of a model that is not: what `options` would load from `checkpoint`, with a cache of cache.memory_mib or, where that is
 // left to the server, of one context. Fails as loading would for what the device does not support.
 Result<MemoryReport> predict_footprint(const Options& options, const ModelConfig& config, const Checkpoint& checkpoint);
+// Of each of options.tp ranks (several), all on one machine.
+Result<std::vector<MemoryReport>> predict_footprints(const Options& options, const ModelConfig& config,
+                                                     const Checkpoint& checkpoint);
 
 }  // namespace sluice

@@ -22,6 +22,16 @@ struct InspectCommand {
   Status run() const;
 };
 
+Status add_memory(const Options& options, const ModelConfig& config, const Checkpoint& checkpoint,
+                  ModelReport& report) {
+  if (options.tp > 1) {
+    SLUICE_ASSIGN_OR_RETURN(report.memory_of_ranks, predict_footprints(options, config, checkpoint));
+  } else {
+    SLUICE_ASSIGN_OR_RETURN(report.memory, predict_footprint(options, config, checkpoint));
+  }
+  return {};
+}
+
 Status InspectCommand::run() const {
   std::string path = directory;
   if (path.empty()) {
@@ -38,11 +48,8 @@ Status InspectCommand::run() const {
   for (const TensorSpec& spec : required_tensors(config)) SLUICE_RETURN_IF_ERROR(checkpoint.expect(spec));
   ModelReport report = inspect(config, &checkpoint);
   // A format or device that does not run the model says nothing of what the model is.
-  if (Result<MemoryReport> memory = predict_footprint(resolved, config, checkpoint); memory.ok()) {
-    report.memory = *memory;
-  } else {
-    log_warn("memory: {}", memory.status().message());
-  }
+  if (const Status predicted = add_memory(resolved, config, checkpoint, report); !predicted.ok())
+    log_warn("memory: {}", predicted.message());
   std::cout << (json ? to_json(report) + "\n" : to_text(report)) << std::flush;
   return {};
 }
@@ -54,7 +61,7 @@ Action add_inspect(CLI::App& app) {
   app.add_option("model", command->directory, "directory of the checkpoint; the bundled demo model if left out");
   std::vector<std::string> keys = attention_keys();
   for (const char* key : {"weights", "device", "threads", "context", "cache.dtype", "cache.memory_mib",
-                          "scheduler.max_batch_tokens"})
+                          "scheduler.max_batch_tokens", "tp", "parallel.experts"})
     keys.emplace_back(key);
   command->options.add_to(app, keys);
   app.add_flag("--json", command->json, "print one JSON object");

@@ -21,7 +21,13 @@ class VocabLogits {
 
   // What one of these takes.
   static int64_t bytes(const DeepSeekModel& model) {
-    return static_cast<int64_t>(kRows) * 4 * (model.config().hidden_size + model.partition().vocab.size());
+    const Partition& part = model.partition();
+    int64_t values = model.config().hidden_size + part.vocab.size();
+    if (part.num_ranks > 1) {  // sent, and on rank 0 gathered and laid out
+      const int64_t sent = (model.config().vocab_size + part.num_ranks - 1) / part.num_ranks;
+      values += sent + (part.first() ? part.num_ranks * sent + model.config().vocab_size : 0);
+    }
+    return static_cast<int64_t>(kRows) * 4 * values;
   }
 
   // All ranks, with the same rows (at most kRows) in the same order: hidden states, and which rows are wanted whole.

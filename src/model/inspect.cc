@@ -234,8 +234,10 @@ int64_t rank_bytes(const ModelConfig& config, WeightFormat format, const Partiti
 
 std::string MemoryReport::to_text() const {
   const auto text = [](int64_t bytes) { return short_bytes(static_cast<double>(bytes)); };
-  return fmt::format("weights {} + cache {} + activations {} + kernels {} + process {} = {}", text(weights), text(cache),
-                     text(activations), text(kernels), text(process), text(total()));
+  const std::string parts =
+      replicated == 0 ? "" : fmt::format(" (own part {}, on every rank {})", text(weights - replicated), text(replicated));
+  return fmt::format("weights {}{} + cache {} + activations {} + kernels {} + process {} = {}", text(weights), parts,
+                     text(cache), text(activations), text(kernels), text(process), text(total()));
 }
 
 std::string to_text(const ModelReport& r) {
@@ -259,11 +261,22 @@ std::string to_text(const ModelReport& r) {
                            short_flop(static_cast<double>(r.attention_flop_per_context_token)), limit_text(r)));
   text += line("density", fmt::format("{:.3f} FLOP a parameter and token", r.flop_per_parameter));
   if (r.memory) text += line("memory", r.memory->to_text());
+  for (size_t rank = 0; rank < r.memory_of_ranks.size(); ++rank)
+    text += line(fmt::format("memory rank {}", rank), r.memory_of_ranks[rank].to_text());
   if (!r.files) return text;
   std::string dtypes;
   for (const auto& [dtype, count] : r.files->tensors_by_dtype) dtypes += fmt::format(", {} {}", count, dtype);
   return text + line("files", short_bytes(static_cast<double>(r.files->bytes)) + dtypes);
 }
+
+namespace {
+
+nlohmann::ordered_json memory_json(const MemoryReport& memory) {
+  return {{"weights", memory.weights}, {"cache", memory.cache},     {"activations", memory.activations},
+          {"kernels", memory.kernels}, {"process", memory.process}, {"total", memory.total()}};
+}
+
+}  // namespace
 
 std::string to_json(const ModelReport& r) {
   nlohmann::ordered_json json = {
@@ -291,10 +304,11 @@ std::string to_json(const ModelReport& r) {
   };
   for (const CacheGroupReport& group : r.cache_groups) json["cache_groups"][group.name] = group.bytes_per_token_bf16;
   for (const auto& [format, bytes] : r.weights_bytes) json["weights_bytes"][name(format)] = bytes;
-  if (r.memory)
-    json["memory"] = {{"weights", r.memory->weights},         {"cache", r.memory->cache},
-                      {"activations", r.memory->activations}, {"kernels", r.memory->kernels},
-                      {"process", r.memory->process},         {"total", r.memory->total()}};
+  if (r.memory) json["memory"] = memory_json(*r.memory);
+  for (const MemoryReport& memory : r.memory_of_ranks) {
+    json["memory_of_ranks"].push_back(memory_json(memory));
+    json["memory_of_ranks"].back()["replicated"] = memory.replicated;
+  }
   if (r.files) {
     json["file_bytes"] = r.files->bytes;
     json["tensors_by_dtype"] = r.files->tensors_by_dtype;

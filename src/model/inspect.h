@@ -41,6 +41,7 @@ struct CacheGroupReport {
 // may be. app/footprint.h makes one.
 struct MemoryReport {
   int64_t weights = 0;      // packed; what a checkpoint keeps wide, and what attention keeps in two forms, included
+  int64_t replicated = 0;   // of the weights, what each of several ranks holds alike; the rest is this rank's own
   int64_t cache = 0;        // all pages
   int64_t activations = 0;  // of the largest step, and its logits
   int64_t kernels = 0;      // what kernels share within one call, about
@@ -85,6 +86,7 @@ struct ModelReport {
 
   std::optional<FileReport> files;
   std::optional<MemoryReport> memory;  // with the options at hand
+  std::vector<MemoryReport> memory_of_ranks;  // instead, where they ask for several
 };
 
 // `checkpoint` adds the report of its files; random weights have none.
