@@ -1,8 +1,7 @@
-// What rank 0 tells the other ranks: the next step as rows, a sign of life, the wish for the times that
-// they noted, or the end. They need no scheduler of their
-// own: a step says which rows to compute, where the pages of their sequences are, and which logits somebody waits for.
-// Owns the bytes on the wire (the ranks are one binary: values as they lie in memory) and checks that every part is there; what rank 0
-// says of pages and rows is trusted as its own would be.
+// What rank 0 tells the other ranks: the next step as rows, a sign of life, the wish for the times that they noted, or
+// the end. They need no scheduler of their own: a step says which rows to compute, where the pages of their sequences
+// are, and which logits somebody waits for. Owns the bytes on the wire (the ranks are one binary: values as they lie in
+// memory) and checks that every part is there; what rank 0 says of pages and rows is trusted as its own would be.
 //
 //   | length (u64) | bytes ... |   the first kFirstBytes in one broadcast, which a decode step fits into; the rest,
 //                                if there is any, in a second
