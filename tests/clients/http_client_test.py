@@ -285,8 +285,9 @@ def metrics_follow_the_work(f):
 
     def settled():
         """The loop reports behind a step, when its answers have been sent: what stood still for some idle rounds is the last word."""
-        before, found = None, {}
+        before, found, end = None, {}, time.monotonic() + SECONDS
         while before != found or f.metric("sluice_running_sequences"):
+            assert time.monotonic() < end, f"the metrics do not settle: {before}, {found}"
             time.sleep(0.3)
             before, found = found, {name: f.metric(name) for name in names}
         return found

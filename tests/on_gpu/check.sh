@@ -51,7 +51,8 @@ run_tests() {
   bad=$(grep '^\[  FAILED  \].*(.* ms)$' "$output" | grep -vc ' tests\?,')
   [ "$rc" -eq 0 ] || [ "$bad" -gt 0 ] || bad=1
   left_out=$(grep -c '^\[  SKIPPED \] .*(.* ms)$' "$output")
-  [ "$rc" -ne 0 ] || [ $((good + left_out)) -gt 0 ] || bad=1  # nothing ran
+  # Nothing ran: allowed where NCCL is not installed, and nowhere else.
+  [ "$rc" -ne 0 ] || [ "$good" -gt 0 ] || { [ "$name" = nccl ] && [ "$left_out" -gt 0 ]; } || bad=1
   [ "$rc" -eq 0 ] || tail -40 "$output"
   [ "$left_out" -eq 0 ] || grep -A1 -h 'Skipped$' "$output" | grep -v -e 'Skipped$' -e '^--$' | sort -u
   echo "check gpu: $name: $good passed, $bad failed, $left_out left out ($((SECONDS - begin)) s)"
@@ -64,7 +65,7 @@ run_tests engine build/gpu/engine_on_gpu
 run_tests nccl timeout 300 build/gpu/nccl_on_gpu
 if command -v compute-sanitizer >/dev/null; then
   # A test of each room; the tool makes a launch some hundred times slower.
-  subset='CudaElementwise.Rope:CudaBf16Gemm.InputsOfAnOddNumberOfSteps:CudaGemmForms.*:CudaRoute.*:CudaPermute.*:CudaCombine.*:CudaMla*.*'
+  subset='CudaElementwise.Rope:CudaBf16Gemm.InputsOfAnOddNumberOfSteps:CudaGemmForms.*:CudaRoute.*:CudaPermute.*:CudaCombine.*:CudaMla*.*:CudaWindowAttention.SinksTakeTheirShare'
   for tool in memcheck racecheck; do
     run_tests "sanitizer-$tool" timeout 120 compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/kernels_on_gpu \
       --gtest_filter="$subset:-*DeathTest*"
