@@ -21,6 +21,7 @@ constexpr int kTilePositions = 32;
 constexpr int kTileRows = 16;
 constexpr int kRowTileWarps = 4;
 constexpr int kScoreStride = kTilePositions + 4;
+constexpr float kLog2E = 1.4426950408889634f;
 static_assert(kPageTokens % kTilePositions == 0, "a tile lies in one page");
 
 template <int kLatent, int kRope, int kRowTiles>
@@ -203,7 +204,6 @@ __global__ void __launch_bounds__(kRowTiles* kRowTileWarps* kWarp)
   using Shared = MlaShared<kLatent, kRope, kRowTiles>;
   constexpr int kWidth = kLatent + kRope;
   constexpr int kMixTiles = kLatent / kRowTileWarps / 8;  // of 8 columns, a warp's
-  constexpr float kLog2E = 1.4426950408889634f;
   auto& shared = dynamic_shared<Shared>();
   const MlaBlock block = locate_sequence(params, config, kRowTiles * kTileRows);
   if (block.row_begin >= block.num_rows || block.begin >= block.end) return;

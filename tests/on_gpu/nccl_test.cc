@@ -63,22 +63,8 @@ class NcclOnGpu : public testing::Test {
 TEST_F(NcclOnGpu, TheSeam) {
   const size_t piece = kNcclPieceBytes / sizeof(float);
   run_ranks([&](Rank rank) {
-    NcclCommunicator& ranks = rank.ranks;
-    for (const size_t count : {size_t{1}, size_t{1000}, 2 * piece + 77}) {
-      const std::vector<float> mine = values_of(ranks.rank(), count);
-      std::vector<float> sum = mine, spread = mine;
-      const std::vector<float> expected = values_of_all(ranks.size(), count);
-      std::vector<float> all(expected.size(), NAN), at_first(ranks.rank() == 0 ? expected.size() : 0, NAN);
-      for (const Status& status : {ranks.all_reduce_sum(sum), ranks.all_gather(bytes(mine), bytes(all)),
-                                   ranks.gather(bytes(mine), bytes(at_first)), ranks.broadcast(bytes(spread))})
-        ASSERT_TRUE(status.ok()) << status.to_string();
-      EXPECT_EQ(sum, sum_in_order(ranks.size(), count));
-      EXPECT_EQ(all, expected);
-      EXPECT_EQ(spread, values_of(0, count));
-      if (ranks.rank() == 0) {
-        EXPECT_EQ(at_first, expected);
-      }
-    }
+    expect_sums_in_order(rank.ranks, {1, 1000, 2 * piece + 77});
+    expect_gathers_and_broadcasts(rank.ranks, {1, 1000, 2 * piece + 77});
   });
 }
 

@@ -29,37 +29,12 @@ class GlooGroup : public testing::TestWithParam<int> {};
 TEST_P(GlooGroup, SumsInTheOrderOfRanksWhateverTheCount) {
   const size_t small = kSmallBytes / sizeof(float);
   run_ranks(GetParam(), [&](Group& group) {
-    Communicator& ranks = group.ranks();
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{3}, size_t{1000}, small, small + 1, size_t{100'003}}) {
-      std::vector<float> values = values_of(ranks.rank(), count);
-      const Status status = ranks.all_reduce_sum(values);
-      ASSERT_TRUE(status.ok()) << status.to_string();
-      const std::vector<float> expected = sum_in_order(ranks.size(), count);
-      ASSERT_TRUE(count == 0 || std::memcmp(values.data(), expected.data(), count * sizeof(float)) == 0)
-          << "rank " << ranks.rank() << ", " << count << " values";
-    }
+    expect_sums_in_order(group.ranks(), {0, 1, 3, 1000, small, small + 1, 100'003});
   });
 }
 
 TEST_P(GlooGroup, GathersAndBroadcasts) {
-  run_ranks(GetParam(), [&](Group& group) {
-    Communicator& ranks = group.ranks();
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{20'001}}) {
-      const std::vector<float> mine = values_of(ranks.rank(), count);
-      const std::vector<float> expected = values_of_all(ranks.size(), count);
-      std::vector<float> all(expected.size(), NAN);
-      ASSERT_TRUE(ranks.all_gather(bytes(mine), bytes(all)).ok());
-      EXPECT_EQ(all, expected);
-      std::vector<float> at_first(ranks.rank() == 0 ? expected.size() : 0, NAN);
-      ASSERT_TRUE(ranks.gather(bytes(mine), bytes(at_first)).ok());
-      if (ranks.rank() == 0) {
-        EXPECT_EQ(at_first, expected);
-      }
-      std::vector<float> spread = mine;
-      ASSERT_TRUE(ranks.broadcast(bytes(spread)).ok());
-      EXPECT_EQ(spread, values_of(0, count));
-    }
-  });
+  run_ranks(GetParam(), [&](Group& group) { expect_gathers_and_broadcasts(group.ranks(), {0, 1, 20'001}); });
 }
 
 // The last rank leaves (its sockets close, as when its process dies): everybody else hears of it at once, with a

@@ -83,36 +83,14 @@ class NcclGroup : public testing::TestWithParam<int> {
 TEST_P(NcclGroup, SumsInTheOrderOfRanksWhateverTheCount) {
   const size_t piece = kNcclPieceBytes / sizeof(float);
   run_met(GetParam(), [&](Rank& rank) {
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{3}, size_t{1000}, piece, piece + 1, 2 * piece + 77}) {
-      std::vector<float> values = values_of(rank.ranks->rank(), count);
-      const Status status = rank.ranks->all_reduce_sum(values);
-      ASSERT_TRUE(status.ok()) << status.to_string();
-      const std::vector<float> expected = sum_in_order(GetParam(), count);
-      ASSERT_TRUE(count == 0 || std::memcmp(values.data(), expected.data(), count * sizeof(float)) == 0)
-          << "rank " << rank.ranks->rank() << ", " << count << " values";
-    }
+    expect_sums_in_order(*rank.ranks, {0, 1, 3, 1000, piece, piece + 1, 2 * piece + 77});
   });
 }
 
 TEST_P(NcclGroup, GathersAndBroadcasts) {
   const size_t piece = kNcclPieceBytes / sizeof(float);
   run_met(GetParam(), [&](Rank& rank) {
-    NcclCommunicator& ranks = *rank.ranks;
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{20'001}, piece, 2 * piece + 5}) {
-      const std::vector<float> mine = values_of(ranks.rank(), count);
-      const std::vector<float> expected = values_of_all(ranks.size(), count);
-      std::vector<float> all(expected.size(), NAN);
-      ASSERT_TRUE(ranks.all_gather(bytes(mine), bytes(all)).ok());
-      EXPECT_EQ(all, expected);
-      std::vector<float> at_first(ranks.rank() == 0 ? expected.size() : 0, NAN);
-      ASSERT_TRUE(ranks.gather(bytes(mine), bytes(at_first)).ok());
-      if (ranks.rank() == 0) {
-        EXPECT_EQ(at_first, expected);
-      }
-      std::vector<float> spread = mine;
-      ASSERT_TRUE(ranks.broadcast(bytes(spread)).ok());
-      EXPECT_EQ(spread, values_of(0, count));
-    }
+    expect_gathers_and_broadcasts(*rank.ranks, {0, 1, 20'001, piece, 2 * piece + 5});
   });
 }
 

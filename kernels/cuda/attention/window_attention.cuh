@@ -51,7 +51,6 @@ __device__ __forceinline__ void load_entries(bf16 (&entries)[kTilePositions][kSt
 }
 
 __device__ __forceinline__ float sink_of(const WindowAttentionParams& params, const MlaBlock& block) {
-  constexpr float kLog2E = 1.4426950408889634f;
   return params.sinks[block.row_begin] * kLog2E;
 }
 
