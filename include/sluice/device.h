@@ -61,6 +61,16 @@ class Device {
   virtual Status replay(Graph graph) = 0;
   virtual void release(Graph graph) = 0;
 
+  // A call of the host at this place of the queue: behind what was given before, beside what is given from now on, until
+  // join_call(); what is given after that comes behind it. One at a time. It may not call a device, and what `context`
+  // points to outlives every graph that it was written down in.
+  struct HostCall {
+    void (*run)(void* context) = nullptr;
+    void* context = nullptr;
+  };
+  virtual Status fork_call(HostCall call) = 0;
+  virtual Status join_call() = 0;
+
   // A mark in the queue; seconds between two, once wait() has returned.
   virtual Result<Event> mark() = 0;
   virtual Result<double> seconds_between(Event begin, Event end) = 0;

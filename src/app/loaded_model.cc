@@ -1,6 +1,8 @@
 #include "app/loaded_model.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "sluice/clock.h"
@@ -92,6 +94,8 @@ Status fill_info(const Options& options, const ModelReport& report, LoadedModel&
 // Stands for the model, the formats and how ranks share it.
 Result<uint64_t> model_key(const Options& options, const LoadedModel& loaded, WeightFormat weights, DType cache) {
   std::string how = fmt::format("{} {} {}", name(options.weights), name(weights), name(cache));
+  // What the host keeps is not in the cache of packed weights, and how much that is follows from the device's room.
+  if (options.experts_on != "device") how += fmt::format(" experts on {}", options.experts_on);
   if (options.tp > 1) how += fmt::format(" tp {} {} {}", options.tp, options.parallel_experts, loaded.backend->name);
   return model_fingerprint(loaded.directory, how, options.random_weights);
 }
@@ -140,12 +144,23 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   return {};
 }
 
+// What `experts_on` asks for; none: as few layers as do not fit.
+std::optional<int32_t> host_layers_of(const Options& options, const ModelConfig& config) {
+  if (options.experts_on == "device") return 0;
+  if (options.experts_on == "auto") return std::nullopt;
+  if (options.experts_on != "cpu") return std::atoi(options.experts_on.c_str() + std::strlen("cpu:"));  // parsed before
+  int32_t layers = 0;
+  for (int32_t layer = 0; layer < config.num_hidden_layers; ++layer) layers += config.is_moe_layer(layer);
+  return layers;
+}
+
 Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
                    LoadedModel& loaded) {
   if (options.cache_dtype == "f32" || options.cache_dtype == "int8")
     return failed_precondition("cache.dtype: {} is not supported on device {}, which keeps bf16", options.cache_dtype,
                                options.device);
   OpContext context = loaded.context();
+  SLUICE_ASSIGN_OR_RETURN(const Backend* host_backend, find_backend("cpu"));
   ProgressBar bar("loading", total_bytes);
   SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
                                                       {.weights = options.weights,
@@ -153,7 +168,9 @@ Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t tota
                                                        .context_length = loaded.info.context_length,
                                                        .cache_memory_mib = options.cache_memory_mib,
                                                        .progress = [&](int64_t done) { bar.show(done); },
-                                                       .packed_cache = packed_cache}));
+                                                       .packed_cache = packed_cache,
+                                                       .host_layers = host_layers_of(options, loaded.config),
+                                                       .host_backend = host_backend}));
   loaded.info.device = loaded.gpu->device_name();
   loaded.num_pages = loaded.gpu->num_pages();
   return {};
@@ -238,6 +255,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const Options& options) {
   if (on_gpu && launch.size > 1)
     return failed_precondition("tp: device {} runs on one rank, asked for {}; ranks are the CPU's so far",
                                options.device, launch.size);
+  if (!on_gpu && options.experts_on != "device" && options.experts_on != "auto")
+    return invalid_argument("experts_on: {} is for device cuda; device {} has all experts where they are computed",
+                            options.experts_on, options.device);
   if (!on_gpu) {
     SLUICE_ASSIGN_OR_RETURN(loaded->backend, find_backend(options.device));
     SLUICE_RETURN_IF_ERROR(DeepSeekModel::check_supported(loaded->config, *loaded->backend));

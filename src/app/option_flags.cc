@@ -14,7 +14,7 @@ const std::vector<std::string>& attention_keys() {
 const std::vector<std::string>& offline_keys() {
   static const std::vector<std::string> keys = [] {
     std::vector<std::string> all = {
-        "model",       "weights", "device",      "threads",          "random_weights", "weights_cache",
+        "model",       "weights", "device",      "experts_on",       "threads",   "random_weights", "weights_cache",
         "chat_format", "context", "cache.dtype", "cache.memory_mib", "scheduler.max_batch_tokens",
         "log_level"};
     all.insert(all.end(), attention_keys().begin(), attention_keys().end());

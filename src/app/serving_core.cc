@@ -43,6 +43,7 @@ Status ServingCore::open_disk(const Options& options) {
   std::string bits = loaded_.info.weights;
   if (const auto& mode = loaded_.config.block_global)
     bits += fmt::format(" block_global {} {} {} {}", mode->pages, mode->sink_pages, mode->window_pages, mode->full_every);
+  if (loaded_.gpu && loaded_.gpu->host_layers() > 0) bits += fmt::format(" experts on cpu:{}", loaded_.gpu->host_layers());
   if (options.tp > 1) bits += fmt::format(" tp {} {}", options.tp, options.parallel_experts);  // sums in another order
   SLUICE_ASSIGN_OR_RETURN(const uint64_t model_hash,
                           model_fingerprint(loaded_.directory, bits, options.random_weights));

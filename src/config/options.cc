@@ -73,6 +73,24 @@ OptionSpec weights_option() {
       [](const Options& options) { return std::string(name(options.weights)); }};
 }
 
+OptionSpec experts_on_option() {
+  return {"experts_on",
+          "where a CUDA device's routed experts are kept and computed: device, cpu (all of them by the CPU's kernels), "
+          "cpu:N (those of the last N layers that have some), or auto (as few layers as the device has no room for)",
+          [](Options& options, const std::string& value) -> Status {
+            const bool counted = value.starts_with("cpu:");
+            if (counted) {
+              SLUICE_RETURN_IF_ERROR(
+                  parse_number<int32_t>(value.substr(4), 1, 1024).status().with_context("layers behind \"cpu:\""));
+            } else if (value != "device" && value != "cpu" && value != "auto") {
+              return invalid_argument("expected device, cpu, cpu:N or auto, found \"{}\"", value);
+            }
+            options.experts_on = value;
+            return {};
+          },
+          [](const Options& options) { return options.experts_on; }};
+}
+
 OptionSpec random_weights_option() {
   return {"random_weights", "seed: build the model from its config.json alone, with random weights (for measurements)",
           [](Options& options, const std::string& value) -> Status {
@@ -95,6 +113,7 @@ std::vector<OptionSpec> make_table() {
            "auto, cpu, cpu-amx, cpu-avx512bf16, cpu-avx512vnni, cpu-avx512, cpu-avx2 or ref (the slow oracle); cuda or "
            "cuda:INDEX",
            &Options::device),
+      experts_on_option(),
       number("threads", "compute threads; 0 takes every CPU this process may use", &Options::threads, 0, 1024),
       random_weights_option(),
       text("weights_cache",

@@ -22,6 +22,7 @@ struct Options {
   std::string name;   // as served; empty: the directory's name
   WeightFormat weights = WeightFormat::kAuto;
   std::string device = "auto";
+  std::string experts_on = "device";       // or "auto", "cpu", "cpu:N"; of a CUDA device
   int32_t threads = 0;                     // 0: all CPUs this process may use
   std::optional<uint64_t> random_weights;  // seed
   std::string weights_cache;               // folder; empty: none

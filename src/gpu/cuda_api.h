@@ -27,6 +27,9 @@ struct CudaApi {
   CudaError (*stream_synchronize)(CUstream_st* stream);
   CudaError (*stream_query)(CUstream_st* stream);
 
+  CudaError (*stream_wait_event)(CUstream_st* stream, void* event);
+  CudaError (*launch_host_func)(CUstream_st* stream, void (*call)(void* context), void* context);
+
   CudaError (*malloc_async)(void** memory, size_t bytes, CUstream_st* stream);
   CudaError (*free_async)(void* memory, CUstream_st* stream);
   CudaError (*malloc_host)(void** memory, size_t bytes);

@@ -89,6 +89,12 @@ Result<std::unique_ptr<Device>> CudaDevice::open(const CudaApi& api, int index) 
 CudaDevice::~CudaDevice() {
   if (!stream_) return;
   log_failure(check(api_, api_.stream_synchronize(stream_), "cudaStreamSynchronize"));
+  if (call_stream_) {
+    log_failure(check(api_, api_.stream_synchronize(call_stream_), "cudaStreamSynchronize"));
+    log_failure(check(api_, api_.stream_destroy(call_stream_), "cudaStreamDestroy"));
+  }
+  for (void* event : {forked_, called_})
+    if (event) log_failure(check(api_, api_.event_destroy(event), "cudaEventDestroy"));
   log_failure(check(api_, api_.stream_destroy(stream_), "cudaStreamDestroy"));
 }
 
@@ -165,6 +171,27 @@ Status CudaDevice::replay(Graph graph) {
 
 void CudaDevice::release(Graph graph) {
   log_failure(check(api_, api_.graph_exec_destroy(pointer_of(graph)), "cudaGraphExecDestroy"));
+}
+
+Status CudaDevice::make_call_stream() {
+  if (!forked_) SLUICE_RETURN_IF_ERROR(check(api_, api_.event_create(&forked_), "cudaEventCreate"));
+  if (!called_) SLUICE_RETURN_IF_ERROR(check(api_, api_.event_create(&called_), "cudaEventCreate"));
+  if (call_stream_) return {};
+  return check(api_, api_.stream_create(&call_stream_), "cudaStreamCreateWithFlags");
+}
+
+// In a capture the waits for events make the other stream's work part of the graph, and join_call() brings it back.
+Status CudaDevice::fork_call(HostCall call) {
+  SLUICE_RETURN_IF_ERROR(make_call_stream());
+  SLUICE_RETURN_IF_ERROR(check(api_, api_.event_record(forked_, stream_), "cudaEventRecord"));
+  SLUICE_RETURN_IF_ERROR(check(api_, api_.stream_wait_event(call_stream_, forked_), "cudaStreamWaitEvent"));
+  SLUICE_RETURN_IF_ERROR(
+      check(api_, api_.launch_host_func(call_stream_, call.run, call.context), "cudaLaunchHostFunc"));
+  return check(api_, api_.event_record(called_, call_stream_), "cudaEventRecord");
+}
+
+Status CudaDevice::join_call() {
+  return check(api_, api_.stream_wait_event(stream_, called_), "cudaStreamWaitEvent");
 }
 
 Result<Device::Event> CudaDevice::mark() {

@@ -1,4 +1,4 @@
-// A CUDA device behind the Device seam: one stream, the device's stream-ordered pool, pinned host memory, graphs,
+// A CUDA device behind the Device seam: one stream (and one for calls of the host beside it), the device's stream-ordered pool, pinned host memory, graphs,
 // events. Knows CUDA only through the table of cuda_api.h. Every call is checked; an error says the call, where it was
 // made, what CUDA says, and what to do about it where we know.
 #pragma once
@@ -39,6 +39,9 @@ class CudaDevice final : public Device {
   Status replay(Graph graph) override;
   void release(Graph graph) override;
 
+  Status fork_call(HostCall call) override;
+  Status join_call() override;
+
   Result<Event> mark() override;
   Result<double> seconds_between(Event begin, Event end) override;
   void release(Event event) override;
@@ -50,6 +53,11 @@ class CudaDevice final : public Device {
   const int index_;
   DeviceProperties properties_;
   CUstream_st* stream_ = nullptr;
+  // Calls of the host run in a stream of their own, so that the queue's work goes on beside them. Made at the first call.
+  Status make_call_stream();
+  CUstream_st* call_stream_ = nullptr;
+  void* forked_ = nullptr;  // events: what stands before the call is done,
+  void* called_ = nullptr;  // and the call is
 };
 
 }  // namespace sluice

@@ -49,6 +49,12 @@ constexpr CudaApi kRuntime{
     .stream_destroy = [](CUstream_st* stream) -> CudaError { return cudaStreamDestroy(stream); },
     .stream_synchronize = [](CUstream_st* stream) -> CudaError { return cudaStreamSynchronize(stream); },
     .stream_query = [](CUstream_st* stream) -> CudaError { return cudaStreamQuery(stream); },
+    .stream_wait_event = [](CUstream_st* stream, void* event) -> CudaError {
+      return cudaStreamWaitEvent(stream, event_of(event), 0);
+    },
+    .launch_host_func = [](CUstream_st* stream, void (*call)(void*), void* context) -> CudaError {
+      return cudaLaunchHostFunc(stream, call, context);
+    },
     .malloc_async = [](void** memory, size_t bytes, CUstream_st* stream) -> CudaError {
       return cudaMallocAsync(memory, bytes, stream);
     },
@@ -61,7 +67,7 @@ constexpr CudaApi kRuntime{
     .memset_async = [](void* memory, int value, size_t bytes, CUstream_st* stream) -> CudaError {
       return cudaMemsetAsync(memory, value, bytes, stream);
     },
-    // This thread alone: others (gRPC's) call nothing of CUDA's.
+    // This thread alone: others (gRPC's, and CUDA's own that runs calls of the host) call nothing of CUDA's.
     .stream_begin_capture = [](CUstream_st* stream) -> CudaError {
       return cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
     },

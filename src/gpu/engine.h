@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "sluice/device.h"
@@ -20,6 +21,10 @@ struct GpuEngineOptions {
   int64_t cache_memory_mib = 0;  // 0: all that is left
   LoadProgress progress;
   PackedCache* packed_cache = nullptr;
+  // Layers of experts that stay with the host, for the kernels of `host_backend`; none: as few as leave room on the device
+  // for the cache, and one whole context of it.
+  std::optional<int32_t> host_layers = 0;
+  const Backend* host_backend = nullptr;
 };
 
 class GpuEngine {
@@ -30,10 +35,12 @@ class GpuEngine {
   virtual const std::string& device_name() const = 0;
   virtual const KvLayout& kv_layout() const = 0;
   virtual WeightFormat weights() const = 0;
-  virtual int64_t weight_bytes() const = 0;
+  virtual int64_t weight_bytes() const = 0;  // on the device and with the host
   virtual int32_t num_pages() const = 0;
+  virtual int32_t host_layers() const = 0;  // whose experts the host computes
 
-  // Prints the memory plan and refuses what does not fit before anything is read. `context` lends threads for packing.
+  // Prints the memory plan and refuses what does not fit before anything is read. `context` lends threads for packing,
+  // and for the host's experts.
   static Result<std::unique_ptr<GpuEngine>> load(std::unique_ptr<Device> device, const ModelConfig& config,
                                                  const Checkpoint& checkpoint, OpContext& context,
                                                  const GpuEngineOptions& options);

@@ -129,21 +129,23 @@ Status GpuExecutor::forward(const StepBatch& batch) {
   SLUICE_ASSIGN_OR_RETURN(const GpuStep step, model_.stage(batch, replays ? padded : 0));
   step_rows_ = step.rows;
   if (replays) return replay(step);
-  model_.forward(step, pages_.data());
-  return {};
+  return model_.forward(step, pages_.data());
 }
 
 Status GpuExecutor::replay(const GpuStep& step) {
   const auto [found, first] = graphs_.try_emplace({step.rows, step.max_pages});
-  if (first) {
-    model_.forward(step, pages_.data());
-    return {};
-  }
+  if (first) return model_.forward(step, pages_.data());
   GraphOfShape& entry = found->second;
   if (!entry.graph) {
     SLUICE_RETURN_IF_ERROR(device_.begin_capture());
-    model_.forward(step, pages_.data());
-    SLUICE_ASSIGN_OR_RETURN(entry.graph, device_.end_capture());
+    const Status written = model_.forward(step, pages_.data());
+    // In any case: a capture that is left open would take all that follows.
+    SLUICE_ASSIGN_OR_RETURN(const Device::Graph graph, device_.end_capture());
+    if (!written.ok()) {
+      device_.release(graph);
+      return written;
+    }
+    entry.graph = graph;
     ++graphs_captured_;
   }
   return device_.replay(*entry.graph);

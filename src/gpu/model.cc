@@ -21,7 +21,17 @@ Result<std::unique_ptr<GpuModel>> GpuModel::load(const ModelConfig& config, cons
     if (options.weights == WeightFormat::kAuto && spec.shape.rank == 2)
       SLUICE_RETURN_IF_ERROR(checkpoint.expect_exact(spec.name, spec.shape[1]));
   }
-  WeightLoader loader(checkpoint, cuda_packing(), options.weights, context, options.progress, {}, options.packed_cache);
+  int64_t on_device = 0, with_host = 0;  // packed so far
+  const auto progress_of = [&](int64_t& part) -> LoadProgress {
+    if (!options.progress) return {};
+    return [&](int64_t bytes) {
+      part = bytes;
+      options.progress(on_device + with_host);
+    };
+  };
+  const LoadProgress host_progress = progress_of(with_host);
+  WeightLoader loader(checkpoint, cuda_packing(), options.weights, context, progress_of(on_device), {},
+                      options.packed_cache);
   SLUICE_RETURN_IF_ERROR(check_weights(loader.format()));
   const DeviceProperties& found = device.properties();
   std::unique_ptr<GpuModel> model(new GpuModel(config, device, loader.format(),
@@ -31,7 +41,12 @@ Result<std::unique_ptr<GpuModel>> GpuModel::load(const ModelConfig& config, cons
                                                 .shared_bytes_of_block = found.shared_bytes_of_block}));
   SLUICE_RETURN_IF_ERROR(model->allocate());
   DeviceLoader device_loader(loader, device);
-  model->load_weights(device_loader);
+  std::optional<WeightLoader> host_loader;
+  if (options.host_layers > 0) {
+    SLUICE_RETURN_IF_ERROR(model->keep_with_host(options, context));
+    host_loader.emplace(checkpoint, packing_of(*options.host_backend), options.weights, context, host_progress);
+  }
+  model->load_weights(device_loader, host_loader ? &*host_loader : nullptr);
   SLUICE_RETURN_IF_ERROR(device_loader.status());
   model->weight_bytes_ = device_loader.bytes();
   if (options.packed_cache) options.packed_cache->finish();
@@ -53,7 +68,23 @@ int64_t GpuModel::planned_workspace_bytes(const ModelConfig& config, WeightForma
   return carver.used() + StepStager::device_bytes(config, limits);
 }
 
-int64_t GpuModel::workspace_bytes() const { return block_.bytes() + StepStager::device_bytes(config_, limits_); }
+int64_t GpuModel::workspace_bytes() const {
+  return block_.bytes() + StepStager::device_bytes(config_, limits_) +
+         (host_experts_ ? HostExperts::device_bytes(limits_.max_rows) : 0);
+}
+
+Status GpuModel::keep_with_host(const GpuModelOptions& options, OpContext& context) {
+  host_layers_ = options.host_layers;
+  SLUICE_ASSIGN_OR_RETURN(
+      host_experts_, HostExperts::create(device_, config_, *options.host_backend, context, limits_.max_rows));
+  return {};
+}
+
+Result<GpuStep> GpuModel::stage(const StepBatch& batch, int32_t padded_rows) {
+  SLUICE_ASSIGN_OR_RETURN(GpuStep step, stager_->stage(batch, *work_, padded_rows));
+  if (host_experts_) host_experts_->set_rows(static_cast<int32_t>(batch.tokens.size()), step.rows);
+  return step;
+}
 
 Status GpuModel::allocate() {
   DeviceCarver plan;
@@ -79,7 +110,7 @@ void GpuModel::norm(const DeviceBuffer& weight, int32_t rows, bool add_delta) {
                  device_.stream());
 }
 
-void GpuModel::forward(const GpuStep& step, std::byte* pages) {
+Status GpuModel::forward(const GpuStep& step, std::byte* pages) {
   cuda::gather_rows({.table = embedding_.as<cuda::bf16>(),
                      .ids = step.tokens,
                      .y = work_->x,
@@ -95,7 +126,7 @@ void GpuModel::forward(const GpuStep& step, std::byte* pages) {
     attend(layer.attention, step, static_cast<int32_t>(i), pages);
     norm(layer.ffn_norm, step.rows, true);
     if (layer.is_moe) {
-      run_experts(layer.moe, moe_index++, step.rows);
+      SLUICE_RETURN_IF_ERROR(run_experts(layer.moe, moe_index++, step.rows));
     } else {
       run_feed_forward(layer.dense, step.rows, work_->delta);
     }
@@ -108,6 +139,7 @@ void GpuModel::forward(const GpuStep& step, std::byte* pages) {
                      .rows = step.outputs,
                      .cols = config_.hidden_size},
                     device_.stream());
+  return {};
 }
 
 void GpuModel::compute_logits(const cuda::bf16* hidden, int32_t rows) {
@@ -208,12 +240,9 @@ void GpuModel::run_feed_forward(const FeedForward& block, int32_t rows, cuda::bf
 }
 
 // The stages of MixtureOfExperts::forward. Sizes that routing decides stay on the device.
-void GpuModel::run_experts(const Experts& experts, int32_t moe_index, int32_t rows) {
+Status GpuModel::run_experts(const Experts& experts, int32_t moe_index, int32_t rows) {
   const ModelConfig& c = config_;
-  const int32_t num_experts = c.n_routed_experts, top_k = c.num_experts_per_tok, width = c.moe_intermediate_size;
-  const bool shared = c.n_shared_experts > 0;
-  if (shared) run_feed_forward(experts.shared, rows, work_->delta);
-
+  const int32_t num_experts = c.n_routed_experts, top_k = c.num_experts_per_tok;
   // route
   const int64_t begin = int64_t{moe_index} * rows * top_k;
   int32_t* chosen = work_->experts + begin;
@@ -233,6 +262,36 @@ void GpuModel::run_experts(const Experts& experts, int32_t moe_index, int32_t ro
                .experts = chosen,
                .weights = expert_weights},
               device_.stream());
+  if (experts.host_index >= 0) return run_host_experts(experts, chosen, expert_weights, rows);
+  run_device_experts(experts, chosen, expert_weights, rows);
+  return {};
+}
+
+Status GpuModel::run_host_experts(const Experts& experts, const int32_t* chosen, const float* expert_weights,
+                                  int32_t rows) {
+  SLUICE_RETURN_IF_ERROR(host_experts_->fork(
+      experts.host_index, {.normed = work_->normed, .experts = chosen, .weights = expert_weights, .rows = rows}));
+  const bool shared = config_.n_shared_experts > 0;
+  if (shared) run_feed_forward(experts.shared, rows, work_->delta);
+  SLUICE_RETURN_IF_ERROR(host_experts_->join(work_->expert_out, rows));
+  cuda::combine({.y = work_->expert_out,
+                 .places = host_experts_->places(),
+                 .weights = host_experts_->ones(),
+                 .shared = shared ? work_->delta : nullptr,
+                 .x = work_->x,
+                 .rows = rows,
+                 .hidden = config_.hidden_size,
+                 .top_k = 1},
+                device_.stream());
+  return {};
+}
+
+void GpuModel::run_device_experts(const Experts& experts, const int32_t* chosen, const float* expert_weights,
+                                  int32_t rows) {
+  const ModelConfig& c = config_;
+  const int32_t num_experts = c.n_routed_experts, top_k = c.num_experts_per_tok, width = c.moe_intermediate_size;
+  const bool shared = c.n_shared_experts > 0;
+  if (shared) run_feed_forward(experts.shared, rows, work_->delta);
   // permute
   const int32_t pairs = rows * top_k;
   ExpertRows sorted{.row_ids = work_->row_ids,

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "gpu/host_experts.h"
 #include "gpu/memory_plan.h"
 #include "gpu/packing.h"
 #include "gpu/step.h"
@@ -21,7 +22,9 @@ struct GpuModelOptions {
   int32_t max_batch_tokens = 512;  // rows of the largest step
   int32_t context_length = 4096;
   LoadProgress progress;
-  PackedCache* packed_cache = nullptr;
+  PackedCache* packed_cache = nullptr;  // of what goes onto the device
+  int32_t host_layers = 0;              // layers of experts, the last ones, that stay with the host
+  const Backend* host_backend = nullptr;  // whose kernels compute them
 };
 
 class GpuModel {
@@ -32,17 +35,21 @@ class GpuModel {
 
   // Bytes on the device, known before anything is read.
   static KvLayout page_layout(const ModelConfig& config);
-  static int64_t planned_weight_bytes(const ModelConfig& config, WeightFormat weights);
+  static int64_t planned_weight_bytes(const ModelConfig& config, WeightFormat weights, int32_t host_layers = 0);
   static int64_t planned_workspace_bytes(const ModelConfig& config, WeightFormat weights, const StepLimits& limits);
 
+  // Whether the host keeps the experts of `layer`, if it keeps those of the last `host_layers` layers that have some.
+  static bool is_hosted(const ModelConfig& config, int32_t layer, int32_t host_layers);
+
+  // `context` lends threads for packing, and for experts of the host as long as the model lives.
   static Result<std::unique_ptr<GpuModel>> load(const ModelConfig& config, const Checkpoint& checkpoint, Device& device,
                                                 OpContext& context, const GpuModelOptions& options);
 
   // Puts the batch's input on its way to the device.
-  Result<GpuStep> stage(const StepBatch& batch, int32_t padded_rows) { return stager_->stage(batch, *work_, padded_rows); }
+  Result<GpuStep> stage(const StepBatch& batch, int32_t padded_rows);
   // All layers over the step's rows; writes their cache entries into `pages` and the hidden states that were asked for
   // into hidden(). May be captured: what differs from step to step is in the staged block.
-  void forward(const GpuStep& step, std::byte* pages);
+  Status forward(const GpuStep& step, std::byte* pages);
   // Final norm and head over rows of hidden states, at most kGpuLogitsRows, into logits().
   void compute_logits(const cuda::bf16* hidden, int32_t rows);
 
@@ -56,7 +63,8 @@ class GpuModel {
   const ModelConfig& config() const { return config_; }
   WeightFormat weights() const { return weights_; }
   int32_t max_batch_tokens() const { return limits_.max_rows; }
-  int64_t weight_bytes() const { return weight_bytes_; }
+  int64_t weight_bytes() const { return weight_bytes_; }  // on the device
+  int64_t host_weight_bytes() const { return host_experts_ ? host_experts_->weight_bytes() : 0; }
   int64_t workspace_bytes() const;
 
  private:
@@ -71,6 +79,7 @@ class GpuModel {
     DeviceMatrices router, gate_up, down;
     DeviceBuffer bias;   // f32, or none
     FeedForward shared;  // or none
+    int32_t host_index = -1;  // >= 0: gate_up and down are there, not here
   };
   struct Layer {
     DeviceBuffer input_norm, ffn_norm;  // f32
@@ -82,17 +91,21 @@ class GpuModel {
 
   GpuModel(const ModelConfig& config, Device& device, WeightFormat weights, const StepLimits& limits);
   Status allocate();
-  void load_weights(DeviceLoader& loader);
+  Status keep_with_host(const GpuModelOptions& options, OpContext& context);
+  void load_weights(DeviceLoader& loader, WeightLoader* host_loader);
   Attention load_attention(int32_t layer, DeviceLoader& loader) const;
   static FeedForward load_feed_forward(const std::string& prefix, int64_t hidden, int64_t width, DeviceLoader& loader);
-  Experts load_experts(int32_t layer, DeviceLoader& loader) const;
+  Experts load_experts(int32_t layer, DeviceLoader& loader, WeightLoader* host_loader);
 
   // normed = norm of x, to which *delta is added before if there is one.
   void norm(const DeviceBuffer& weight, int32_t rows, bool add_delta);
   void project(const Attention& attention, const GpuStep& step);
   void attend(const Attention& attention, const GpuStep& step, int32_t layer, std::byte* pages);
   void run_feed_forward(const FeedForward& block, int32_t rows, cuda::bf16* y);
-  void run_experts(const Experts& experts, int32_t moe_index, int32_t rows);
+  Status run_experts(const Experts& experts, int32_t moe_index, int32_t rows);
+  void run_device_experts(const Experts& experts, const int32_t* chosen, const float* expert_weights, int32_t rows);
+  // `chosen` and `expert_weights` are there; the shared experts run beside the host.
+  Status run_host_experts(const Experts& experts, const int32_t* chosen, const float* expert_weights, int32_t rows);
 
   const ModelConfig config_;
   Device& device_;
@@ -108,6 +121,8 @@ class GpuModel {
   DeviceMatrices head_;      // [vocab, hidden]
   int64_t weight_bytes_ = 0;
 
+  std::unique_ptr<HostExperts> host_experts_;  // or null
+  int32_t host_layers_ = 0;
   DeviceBuffer block_;  // of the workspace
   std::optional<Workspace> work_;
   std::optional<StepStager> stager_;

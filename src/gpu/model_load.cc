@@ -74,7 +74,13 @@ Status GpuModel::check_weights(WeightFormat weights) {
 
 KvLayout GpuModel::page_layout(const ModelConfig& config) { return cache_layout(config, DType::kBF16); }
 
-int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, WeightFormat weights) {
+bool GpuModel::is_hosted(const ModelConfig& config, int32_t layer, int32_t host_layers) {
+  int32_t behind = 0;  // layers with experts, this one included
+  for (int32_t i = layer; i < config.num_hidden_layers; ++i) behind += config.is_moe_layer(i);
+  return config.is_moe_layer(layer) && behind <= host_layers;
+}
+
+int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, WeightFormat weights, int32_t host_layers) {
   WeightBytes sum(weights);
   const int64_t hidden = c.hidden_size, heads = c.num_attention_heads;
   sum.values(int64_t{c.vocab_size} * hidden, 2);
@@ -100,8 +106,10 @@ int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, WeightFormat weight
     }
     sum.matrices_bf16(1, c.n_routed_experts, hidden);
     if (c.topk_method == TopkMethod::kNoauxTc) sum.values(c.n_routed_experts, 4);
-    sum.matrices(c.n_routed_experts, 2 * int64_t{c.moe_intermediate_size}, hidden);
-    sum.matrices(c.n_routed_experts, hidden, c.moe_intermediate_size);
+    if (!is_hosted(c, layer, host_layers)) {
+      sum.matrices(c.n_routed_experts, 2 * int64_t{c.moe_intermediate_size}, hidden);
+      sum.matrices(c.n_routed_experts, hidden, c.moe_intermediate_size);
+    }
     if (const int64_t shared = int64_t{c.moe_intermediate_size} * c.n_shared_experts; shared > 0) {
       sum.matrices(1, 2 * shared, hidden);
       sum.matrices(1, hidden, shared);
@@ -110,7 +118,7 @@ int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, WeightFormat weight
   return sum.bytes();
 }
 
-void GpuModel::load_weights(DeviceLoader& loader) {
+void GpuModel::load_weights(DeviceLoader& loader, WeightLoader* host_loader) {
   const int64_t vocab = config_.vocab_size, hidden = config_.hidden_size;
   const std::string embed = "model.embed_tokens.weight";
   embedding_ = loader.rows_bf16(embed, vocab, hidden);
@@ -122,7 +130,7 @@ void GpuModel::load_weights(DeviceLoader& loader) {
     layer.ffn_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden);
     layer.is_moe = config_.is_moe_layer(index);
     if (layer.is_moe) {
-      layer.moe = load_experts(index, loader);
+      layer.moe = load_experts(index, loader, host_loader);
     } else {
       layer.dense = load_feed_forward(prefix + "mlp.", hidden, config_.intermediate_size, loader);
     }
@@ -171,7 +179,7 @@ GpuModel::FeedForward GpuModel::load_feed_forward(const std::string& prefix, int
   return result;
 }
 
-GpuModel::Experts GpuModel::load_experts(int32_t layer, DeviceLoader& loader) const {
+GpuModel::Experts GpuModel::load_experts(int32_t layer, DeviceLoader& loader, WeightLoader* host_loader) {
   const ModelConfig& c = config_;
   const WeightLoader& rows = loader.rows();
   const std::string prefix = fmt::format("model.layers.{}.mlp.", layer), gate = prefix + "gate.weight";
@@ -182,6 +190,12 @@ GpuModel::Experts GpuModel::load_experts(int32_t layer, DeviceLoader& loader) co
   result.router = loader.pack_bf16({rows.tensor(gate, c.n_routed_experts, hidden)});
   if (c.topk_method == TopkMethod::kNoauxTc)
     result.bias = loader.vector(prefix + "gate.e_score_correction_bias", c.n_routed_experts);
+  if (c.n_shared_experts > 0)
+    result.shared = load_feed_forward(prefix + "shared_experts.", hidden, width * c.n_shared_experts, loader);
+  if (is_hosted(c, layer, host_layers_)) {
+    result.host_index = host_experts_->load(layer, *host_loader);
+    return result;
+  }
   std::vector<RowSource> gate_up, down;
   for (int32_t expert = 0; expert < c.n_routed_experts; ++expert) {
     const std::string name = fmt::format("{}experts.{}.", prefix, expert);
@@ -191,8 +205,6 @@ GpuModel::Experts GpuModel::load_experts(int32_t layer, DeviceLoader& loader) co
   }
   result.gate_up = loader.pack(gate_up);
   result.down = loader.pack(down);
-  if (c.n_shared_experts > 0)
-    result.shared = load_feed_forward(prefix + "shared_experts.", hidden, width * c.n_shared_experts, loader);
   return result;
 }
 

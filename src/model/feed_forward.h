@@ -2,6 +2,7 @@
 // (DeepSeekMoE, arXiv:2401.06066; routing in RouteArgs).
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "sluice/batch.h"
@@ -56,8 +57,27 @@ struct FeedForwardWorkspace {
   Activations<float> shared_out;      // [rows, hidden]
 };
 
-// Every rank routes every row, since all hold the same activations; it computes its own experts, or its own slice of
-// all of them. What the other ranks' experts would give counts as zero here: the sum over ranks brings it.
+// The experts of a layer without their router: this rank's own, or its slice of all of them. What the other ranks'
+// would give counts as zero here: the sum over ranks brings it. A device that keeps experts with the host has them alone.
+class RoutedExperts {
+ public:
+  RoutedExperts(const ModelConfig& config, const Partition& partition, int32_t layer, WeightLoader& loader);
+
+  // x += sum of the experts in work.experts, weighted by work.expert_weights, + `shared` [rows, hidden] or null.
+  void forward(int64_t rows, const float* normed, FeedForwardWorkspace& work, const float* shared, float* x,
+               const Backend& backend, OpContext& context) const;
+
+  int64_t weight_bytes() const { return gate_up_.bytes() + down_.bytes(); }
+
+ private:
+  const ModelConfig& config_;
+  int64_t first_expert_, num_own_experts_, width_;
+  float limit_;             // of the activation; 0: none
+  PackedMatrices gate_up_;  // own experts x [2 * width, hidden]
+  PackedMatrices down_;     // own experts x [hidden, width]
+};
+
+// Every rank routes every row, since all hold the same activations.
 class MixtureOfExperts {
  public:
   MixtureOfExperts(const ModelConfig& config, const Partition& partition, int32_t layer, WeightLoader& loader);
@@ -71,13 +91,10 @@ class MixtureOfExperts {
  private:
   const ModelConfig& config_;
   int32_t layer_;
-  int64_t first_expert_, num_own_experts_, width_;
   PackedMatrices router_;                 // [experts, hidden]
   std::vector<float> bias_;               // [experts] or empty
   std::vector<int32_t> table_;            // [vocab, top_k] of a hash-routed layer (V4), or empty
-  float limit_;                           // of the activation; 0: none
-  PackedMatrices gate_up_;                // own experts x [2 * width, hidden]
-  PackedMatrices down_;                   // own experts x [hidden, width]
+  std::optional<RoutedExperts> routed_;
   std::vector<DenseFeedForward> shared_;  // none or one, as wide as all shared experts together
 };
 

@@ -89,6 +89,22 @@ TEST_F(OptionsFile, ErrorsNameFileLineKeyExpectedAndFound) {
   EXPECT_EQ(apply_yaml("/nowhere/x.yaml", options).code(), StatusCode::kNotFound);
 }
 
+TEST_F(OptionsFile, ExpertsAreOnTheDeviceOrWithTheHost) {
+  Options options;
+  EXPECT_EQ(options.experts_on, "device");
+  for (const char* value : {"auto", "cpu", "cpu:12", "device"}) {
+    ASSERT_TRUE(apply_yaml(write(fmt::format("experts_on: {}\n", value)), options).ok());
+    EXPECT_EQ(options.experts_on, value);
+  }
+  EXPECT_THAT(apply_yaml(write("experts_on: gpu\n"), options).message(),
+              HasSubstr("experts_on: expected device, cpu, cpu:N or auto, found \"gpu\""));
+  for (const char* value : {"cpu:", "cpu:0", "cpu:x", "cpu:3 "})
+    EXPECT_THAT(apply_yaml(write(fmt::format("experts_on: \"{}\"\n", value)), options).message(),
+                HasSubstr("layers behind \"cpu:\": expected a number in [1, 1024]"))
+        << value;
+  EXPECT_EQ(options.experts_on, "device");
+}
+
 TEST(OptionsEnvironment, IsReadAndNamedInErrors) {
   Options options;
   setenv("SLUICE_CACHE_MEMORY_MIB", "128", 1);

@@ -75,6 +75,13 @@ constexpr CudaApi kFakeApi{
     .stream_destroy = [](CUstream_st* stream) { return g_fake.drop("stream_destroy", static_cast<void*>(stream)); },
     .stream_synchronize = [](CUstream_st*) { return g_fake.call("stream_synchronize"); },
     .stream_query = [](CUstream_st*) { return g_fake.call("stream_query"); },
+    .stream_wait_event = [](CUstream_st*, void*) { return g_fake.call("stream_wait_event"); },
+    .launch_host_func =
+        [](CUstream_st*, void (*call)(void*), void* context) {
+          const CudaError error = g_fake.call("launch_host_func");
+          if (error == 0) call(context);
+          return error;
+        },
     .malloc_async = [](void** memory, size_t, CUstream_st*) { return g_fake.make("malloc_async", memory); },
     .free_async = [](void* memory, CUstream_st*) { return g_fake.drop("free_async", memory); },
     .malloc_host = [](void** memory, size_t) { return g_fake.make("malloc_host", memory); },
@@ -147,6 +154,40 @@ TEST_F(CudaDeviceTest, AFailedOpenGivesEverythingBack) {
     fail(call, 1);
     EXPECT_EQ(CudaDevice::open(kFakeApi, 0).status().code(), StatusCode::kInternal) << call;
   }
+}
+
+// In a stream of its own, between two events: one for what it comes behind, one for what comes behind it.
+TEST_F(CudaDeviceTest, ACallOfTheHostRunsInItsOwnStream) {
+  auto device = open();
+  int calls = 0;
+  const Device::HostCall call{.run = [](void* context) { ++*static_cast<int*>(context); }, .context = &calls};
+  for (int i = 1; i <= 2; ++i) {
+    ASSERT_TRUE(device->fork_call(call).ok());
+    ASSERT_TRUE(device->join_call().ok());
+    EXPECT_EQ(calls, i);
+  }
+  EXPECT_EQ(g_fake.calls.count("stream_create"), 2u);
+  EXPECT_EQ(g_fake.calls.count("event_create"), 2u);
+  EXPECT_EQ(g_fake.calls.count("event_record"), 4u);
+  EXPECT_EQ(g_fake.calls.count("stream_wait_event"), 4u);
+  device.reset();
+  EXPECT_EQ(g_fake.calls.count("stream_destroy"), 2u);
+}
+
+TEST_F(CudaDeviceTest, ACallThatFailsSaysWhere) {
+  int calls = 0;
+  const Device::HostCall call{.run = [](void* context) { ++*static_cast<int*>(context); }, .context = &calls};
+  for (const auto& [name, text] :
+       {std::pair("event_create", "cudaEventCreate"), std::pair("event_record", "cudaEventRecord"),
+        std::pair("stream_wait_event", "cudaStreamWaitEvent"), std::pair("launch_host_func", "cudaLaunchHostFunc")}) {
+    auto device = open();
+    fail(name, 1);
+    const Status status = device->fork_call(call);
+    EXPECT_EQ(status.code(), StatusCode::kInternal);
+    EXPECT_THAT(status.message(), HasSubstr(text));
+    fail("", 0);
+  }
+  EXPECT_EQ(calls, 0);
 }
 
 TEST_F(CudaDeviceTest, OutOfMemorySaysWhatWasAskedForAndWhatIsFree) {

@@ -104,6 +104,41 @@ TEST(EmulatedDevice, AGraphKeepsItsArgumentsAndReadsMemoryAnew) {
   device.release(graph);
 }
 
+// A call sees what was given before it, is seen behind its join, and between the two has happened or not.
+TEST(EmulatedDevice, ACallOfTheHostRunsBesideTheQueue) {
+  struct Call {
+    const uint16_t* from;
+    uint16_t* to;
+  };
+  int early = 0;
+  constexpr uint64_t kSeeds = 20;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    EmulatedDevice device({.seed = seed});
+    Rows rows(device);
+    auto* pinned = reinterpret_cast<uint16_t*>(rows.pinned.data());
+    uint16_t *in = pinned + 600, *out = pinned + 601;
+    const auto bytes = [](uint16_t* value) { return reinterpret_cast<std::byte*>(value); };
+    *out = 0;
+    Call call{in, out};
+    rows.load({3, 1});
+    rows.gather();
+    ASSERT_TRUE(device.copy_out(bytes(in), reinterpret_cast<std::byte*>(rows.y), 2).ok());
+    const auto run = [](void* context) {
+      const Call& c = *static_cast<const Call*>(context);
+      *c.to = static_cast<uint16_t>(*c.from + 1);
+    };
+    ASSERT_TRUE(device.fork_call({.run = run, .context = &call}).ok());
+    ASSERT_TRUE(device.copy_in(reinterpret_cast<std::byte*>(rows.y), bytes(out), 2).ok());  // beside it: a mistake
+    ASSERT_TRUE(device.join_call().ok());
+    ASSERT_TRUE(device.copy_in(reinterpret_cast<std::byte*>(rows.y + 1), bytes(out), 2).ok());
+    const std::vector<uint16_t> result = rows.result();
+    early += result[0] == 25;
+    EXPECT_EQ(result[1], 25);
+  }
+  EXPECT_GT(early, 0);
+  EXPECT_LT(early, static_cast<int>(kSeeds));
+}
+
 TEST(EmulatedDevice, MemoryRunsOut) {
   EmulatedDevice device({.memory_bytes = 1000});
   const auto half = DeviceBuffer::allocate(device, 500);
@@ -136,6 +171,14 @@ TEST(EmulatedDeviceDeathTest, TheHostMayNotTouchDeviceMemory) {
   std::byte host[16] = {};
   EXPECT_DEATH((void)device.copy_in(memory->data(), host, 16), "16 bytes at .* are not in one allocation");
   EXPECT_DEATH((void)device.copy_in(host, memory->data(), 8), "not in one allocation");
+  const auto touch = [](void* device_memory) { *static_cast<std::byte*>(device_memory) = std::byte{1}; };
+  EXPECT_DEATH(
+      {
+        (void)device.fork_call({.run = touch, .context = memory->data()});
+        (void)device.join_call();
+        (void)device.wait();
+      },
+      "AddressSanitizer");
 }
 
 }  // namespace

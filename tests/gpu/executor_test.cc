@@ -19,9 +19,10 @@ constexpr int32_t kNumPages = 8;
 // The first two layers of the demo behind both executors.
 class GpuExecutorTest : public ::testing::Test {
  protected:
-  GpuExecutorTest()
+  // `host_layers`: layers of experts that the device leaves to the host.
+  explicit GpuExecutorTest(int32_t host_layers = 0)
       : directory_(demo_of_layers(2)),
-        gpu_(directory_->path(), {.num_pages = 1}),
+        gpu_(directory_->path(), {.num_pages = 1, .host_layers = host_layers}),
         team_(2),
         context_{team_, scratch_} {
     const Checkpoint checkpoint = Checkpoint::open(directory_->path(), gpu_.config()).value();
@@ -108,6 +109,56 @@ TEST_F(GpuExecutorTest, DecodesABatchAsAGraph) {
   }
   EXPECT_EQ(device_executor_->graphs_captured(), 1);  // three rows, padded to four
   EXPECT_EQ(plain->graphs_captured(), 0);
+}
+
+class GpuHostExpertsTest : public GpuExecutorTest {
+ protected:
+  GpuHostExpertsTest() : GpuExecutorTest(1) {}
+};
+
+// Three sequences, padded to four rows: the host computes those that are somebody's, in a graph as outside of it.
+TEST_F(GpuHostExpertsTest, ADecodeStepIsStillAGraph) {
+  std::vector<std::vector<TokenId>> sequences{{0, 17, 900, 31}, {0, 5}, {0, 2000, 1, 44, 3, 99, 1234}};
+  const auto plain = make(false);
+  plain->set_hashing(true);
+  device_executor_->set_hashing(true);
+  for (int32_t step = 0; step < 4; ++step) {
+    StepPlan plan;
+    for (size_t i = 0; i < sequences.size(); ++i)
+      plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
+    const EmulatedDevice::Stats before = device().stats();
+    const StepResult result = run_both(plan);
+    EXPECT_EQ(device().stats().replays - before.replays, step >= 2 ? 1 : 0);
+    EXPECT_EQ(device().stats().waits - before.waits, 1);
+    (void)plain->run(plan);
+    EXPECT_EQ(plain->logits_hash(), device_executor_->logits_hash()) << "step " << step;
+    for (size_t i = 0; i < sequences.size(); ++i) sequences[i].push_back(*result.results[i].token);
+  }
+}
+
+// A row's bits do not depend on the rows that the host computes beside it, nor on a step before it.
+TEST_F(GpuHostExpertsTest, ARowsBitsDependOnItsSequenceAlone) {
+  const std::vector<TokenId> tokens{0, 17, 900, 31}, others{0, 5, 6};
+  StepPlan alone, beside;
+  alone.work.push_back(work(tokens, 0, pages_[0]));
+  beside.work.push_back(work(others, 0, pages_[1]));
+  beside.work.push_back(work(tokens, 0, pages_[2]));
+  const StepResult first = device_executor_->run(beside), second = device_executor_->run(alone);
+  ASSERT_TRUE(first.status.ok() && second.status.ok());
+  EXPECT_EQ(first.results[1].logprob, second.results[0].logprob);
+  EXPECT_EQ(first.results[1].token, second.results[0].token);
+}
+
+TEST_F(GpuHostExpertsTest, AFailureOnTheWayToTheHostFailsTheStep) {
+  const std::vector<TokenId> tokens{0, 17};
+  StepPlan plan;
+  plan.work.push_back(work(tokens, 0, pages_[0]));
+  for (int64_t call = 2; call <= 7; ++call) {  // three copies out, fork, join, copy in
+    const auto executor = make(true);
+    device().fail_call(call);
+    EXPECT_EQ(executor->run(plan).status.code(), StatusCode::kInternal) << call;
+  }
+  EXPECT_TRUE(device_executor_->run(plan).status.ok());
 }
 
 TEST_F(GpuExecutorTest, PagesAreCopiedAndMoved) {
@@ -238,6 +289,36 @@ TEST(GpuEngine, PlansBeforeItLoads) {
   EXPECT_EQ((*engine)->device_name(), "emulated grid");
   EXPECT_THAT(load(2 << 20, WeightFormat::kBF16).status().message(), ::testing::HasSubstr("device memory: weights of"));
   EXPECT_THAT(load(int64_t{64} << 20, WeightFormat::kInt8).status().message(), ::testing::HasSubstr("int8"));
+}
+
+TEST(GpuEngine, LeavesExpertsWithTheHostWhereTheDeviceHasNoRoom) {
+  const auto directory = demo_of_layers(3);
+  const ModelConfig config = ModelConfig::load(directory->path()).value();
+  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
+  ThreadTeam team(2);
+  Scratch scratch;
+  OpContext context{team, scratch};
+  constexpr WeightFormat kFormat = WeightFormat::kInt4G32;
+  const EmulatedDevice::Options device;
+  const StepLimits limits{.max_rows = 16, .context_length = 128, .multiprocessors = device.multiprocessors,
+                          .shared_bytes_of_block = device.shared_bytes_of_block};
+  const auto load = [&](int64_t memory_bytes, std::optional<int32_t> host_layers) {
+    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}), config,
+                           checkpoint, context,
+                           {.weights = kFormat, .max_batch_tokens = 16, .context_length = 128, .progress = {},
+                            .host_layers = host_layers, .host_backend = find_backend("cpu").value()});
+  };
+  // Room for everything but the cache, behind a twentieth of headroom.
+  const int64_t tight = (GpuModel::planned_weight_bytes(config, kFormat) +
+                         GpuModel::planned_workspace_bytes(config, kFormat, limits) + GpuExecutor::planned_bytes(config)) *
+                            20 / 19 + 20;
+  EXPECT_EQ(load(tight, 0).status().code(), StatusCode::kResourceExhausted);
+  const auto engine = load(tight, std::nullopt);
+  ASSERT_TRUE(engine.ok()) << engine.status().to_string();
+  EXPECT_EQ((*engine)->host_layers(), 1);
+  EXPECT_GE((*engine)->num_pages(), 3);
+  EXPECT_EQ((*load(int64_t{64} << 20, std::nullopt))->host_layers(), 0);
+  EXPECT_EQ(load(tight, 3).status().to_string(), "INVALID_ARGUMENT: experts_on: cpu:3: the model has 2 layers of experts");
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "engine/batch_builder.h"
 #include "gpu/model.h"
+#include "kernels/registry.h"
 #include "tests/model/temp_directory.h"
 #include "tests/support/source_file.h"
 
@@ -40,6 +41,7 @@ class GpuRunner {
     int32_t num_pages = 8;
     uint64_t seed = 1;
     int32_t multiprocessors = 2;  // of the emulated device
+    int32_t host_layers = 0;      // layers of experts that the host keeps, for the fastest backend of this machine
   };
 
   GpuRunner(const std::string& directory, const Options& options)
@@ -51,7 +53,9 @@ class GpuRunner {
                        {.weights = options.weights,
                         .max_batch_tokens = options.max_batch_tokens,
                         .context_length = options.context_length,
-                        .progress = {}});
+                        .progress = {},
+                        .host_layers = options.host_layers,
+                        .host_backend = find_backend("cpu").value()});
     SLUICE_CHECK(model.ok(), "{}", model.status().to_string());
     model_ = std::move(*model);
     num_pages_ = options.num_pages;
@@ -66,7 +70,8 @@ class GpuRunner {
                          .pages = pages_, .cached_hidden = {}, .stop_ids = {}, .num_prompt_logprobs = 0});
     const StepBatch batch = builder_.build(plan, {}, nullptr);
     const GpuStep step = model_->stage(batch, 0).value();
-    model_->forward(step, cache_.data());
+    const Status forwarded = model_->forward(step, cache_.data());
+    SLUICE_CHECK(forwarded.ok(), "{}", forwarded.to_string());
     const size_t vocab = static_cast<size_t>(config_.vocab_size), rows = static_cast<size_t>(end - begin);
     std::vector<float> logits(rows * vocab);
     model_->compute_logits(model_->hidden(), end - begin);

@@ -128,6 +128,22 @@ TEST(GpuModelCompare, Bf16MatchesTheCpu) {
              result.rerouted, result.certain, result.worst);
 }
 
+// The experts of the last layer, then of both that have some, computed by the host's kernels from the same weights: the
+// rows that go there are bf16 already, and what comes back is rounded once, as an expert's output on the device is.
+TEST(GpuModelCompare, ExpertsOfTheHostMatchTheCpu) {
+  const auto directory = demo_of_layers(3);
+  for (const int32_t host_layers : {1, 2}) {
+    GpuRunner gpu(directory->path(), {.seed = static_cast<uint64_t>(host_layers), .host_layers = host_layers});
+    EXPECT_GT(gpu.model().host_weight_bytes(), 0);
+    const auto cpu = cpu_runner(directory->path());
+    const Comparison result =
+        compare(gpu, *cpu, tokens_of(24), {{22, TokenRole::kPrompt}, {23, TokenRole::kGenerated}});
+    EXPECT_GE(result.certain, 2);
+    fmt::print("experts of {} layers with the host: {} rows, {} rerouted, {} certain, worst {:.2f} of the allowed distance\n",
+               host_layers, result.rows, result.rerouted, result.certain, result.worst);
+  }
+}
+
 // The device multiplies 4-bit codes by bf16 rows; the CPU gets the same weights as f32.
 TEST(GpuModelCompare, Int4MatchesTheCpuOnTheSameWeights) {
   const auto directory = demo_of_layers(2);

@@ -24,6 +24,29 @@ TEST(GpuModel, MemoryIsWhatWasPlanned) {
   }
 }
 
+TEST(GpuModel, WhatTheHostKeepsTakesNoDeviceMemory) {
+  const auto directory = demo_of_layers(3);  // experts in layers 1 and 2
+  const ModelConfig config = ModelConfig::load(directory->path()).value();
+  EXPECT_FALSE(GpuModel::is_hosted(config, 1, 1));
+  EXPECT_TRUE(GpuModel::is_hosted(config, 2, 1));
+  EXPECT_FALSE(GpuModel::is_hosted(config, 0, 2));
+  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
+  const Backend& backend = *find_backend("cpu").value();
+  ThreadTeam team(1);
+  Scratch scratch;
+  OpContext context{team, scratch};
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt4G32}) {
+    GpuRunner gpu(directory->path(), {.weights = format, .num_pages = 3, .host_layers = 1});
+    const GpuModel& model = gpu.model();
+    EXPECT_EQ(GpuModel::planned_weight_bytes(config, format, 1), model.weight_bytes());
+    EXPECT_LT(model.weight_bytes(), GpuModel::planned_weight_bytes(config, format));
+    EXPECT_EQ(static_cast<EmulatedDevice&>(gpu.device()).allocated_bytes(),
+              model.weight_bytes() + model.workspace_bytes() + 3 * model.kv_layout().bytes_per_page());
+    EXPECT_EQ(model.host_weight_bytes(),
+              HostExperts::planned_bytes(config, 2, checkpoint, format, backend, context));
+  }
+}
+
 TEST(GpuModel, AFailingDeviceIsAStatus) {
   const auto directory = demo_of_layers(2);
   const ModelConfig config = ModelConfig::load(directory->path()).value();

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "gpu/device_memory.h"
 
@@ -66,10 +67,14 @@ void EmulatedDevice::give(Work work) {
     return;
   }
   pending_.push_back(std::move(work));
+  if (next_random() % 16 == 0) run_queue();
+}
+
+uint64_t EmulatedDevice::next_random() {
   random_state_ ^= random_state_ << 13;
   random_state_ ^= random_state_ >> 7;
   random_state_ ^= random_state_ << 17;
-  if (random_state_ % 16 == 0) run_queue();
+  return random_state_;
 }
 
 void EmulatedDevice::run_queue() {
@@ -197,6 +202,34 @@ Status EmulatedDevice::replay(Graph graph) {
 
 void EmulatedDevice::release(Graph graph) {
   if (graphs_.erase(static_cast<uint64_t>(graph)) == 0) grid::fail("release of no graph");
+}
+
+void EmulatedDevice::run_call() {
+  if (!forked_.run) return;
+  set_poison(true);
+  const HostCall call = std::exchange(forked_, {});
+  call.run(call.context);
+  set_poison(false);
+}
+
+Status EmulatedDevice::fork_call(HostCall call) {
+  if (std::exchange(call_is_open_, true)) grid::fail("fork_call: the call before is not joined");
+  if (const Status status = may_fail("fork_call"); !status.ok()) {
+    call_is_open_ = false;
+    return status;
+  }
+  give([this, call] {
+    forked_ = call;
+    if (next_random() % 2 == 0) run_call();
+  });
+  return {};
+}
+
+Status EmulatedDevice::join_call() {
+  if (!std::exchange(call_is_open_, false)) grid::fail("join_call: no call is open");
+  SLUICE_RETURN_IF_ERROR(may_fail("join_call"));
+  give([this] { run_call(); });
+  return {};
 }
 
 Result<Device::Event> EmulatedDevice::mark() {

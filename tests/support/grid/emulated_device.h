@@ -1,6 +1,6 @@
 // A CUDA device in host memory: launches run in the emulated grid. It is late on purpose: work waits in the queue until
 // wait(), or until a random moment before it, so that host memory reused too early, or read before wait(), shows as
-// wrong values. Fresh memory is all ones (NaN, -1). The host may not touch device memory: AddressSanitizer stops it, for
+// wrong values. A call of the host runs at once or not before it is joined. Fresh memory is all ones (NaN, -1). The host may not touch device memory: AddressSanitizer stops it, for
 // memory of the device is poisoned but while queued work runs. Captured work is run at replay() with the arguments of
 // its capture, as CUDA does.
 #pragma once
@@ -59,6 +59,8 @@ class EmulatedDevice final : public Device {
   Result<Graph> end_capture() override;
   Status replay(Graph graph) override;
   void release(Graph graph) override;
+  Status fork_call(HostCall call) override;
+  Status join_call() override;
   Result<Event> mark() override;
   Result<double> seconds_between(Event begin, Event end) override;
   void release(Event event) override;
@@ -74,11 +76,15 @@ class EmulatedDevice final : public Device {
     EmulatedDevice& device;
   };
 
+  // Runs the forked call, if it has not run yet: the host has no device memory meanwhile.
+  void run_call();
+
   Status may_fail(const char* call);
   // Aborts unless [memory, memory + bytes) lies in one allocation of this device.
   void require_device(const std::byte* memory, int64_t bytes, const char* call) const;
   void give(Work work);
   void run_queue();
+  uint64_t next_random();
   void set_poison(bool on);
 
   DeviceProperties properties_;
@@ -92,6 +98,8 @@ class EmulatedDevice final : public Device {
   std::map<const std::byte*, int64_t> allocations_;  // of the device: begin -> bytes
   std::map<const std::byte*, int64_t> pinned_;
   std::vector<Work> pending_;
+  HostCall forked_;          // of the queue's work: waits to be run, or null
+  bool call_is_open_ = false;  // of what was given: forked, not joined
   bool capturing_ = false;
   std::vector<Work> captured_;
   uint64_t next_handle_ = 1;
