@@ -134,7 +134,11 @@ Status GpuExecutor::forward(const StepBatch& batch) {
 
 Status GpuExecutor::replay(const GpuStep& step) {
   const auto [found, first] = graphs_.try_emplace({step.rows, step.max_pages});
-  if (first) return model_.forward(step, pages_.data());
+  found->second.last_use = ++graph_steps_;
+  if (first) {
+    if (std::ssize(graphs_) > options_.max_graphs) drop_oldest_graph();
+    return model_.forward(step, pages_.data());
+  }
   GraphOfShape& entry = found->second;
   if (!entry.graph) {
     SLUICE_RETURN_IF_ERROR(device_.begin_capture());
@@ -149,6 +153,14 @@ Status GpuExecutor::replay(const GpuStep& step) {
     ++graphs_captured_;
   }
   return device_.replay(*entry.graph);
+}
+
+// No step is under way: the last one ended with a wait.
+void GpuExecutor::drop_oldest_graph() {
+  const auto older = [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; };
+  const auto oldest = std::min_element(graphs_.begin(), graphs_.end(), older);
+  if (oldest->second.graph) device_.release(*oldest->second.graph);
+  graphs_.erase(oldest);
 }
 
 Result<const cuda::bf16*> GpuExecutor::gather_hidden(const StepPlan& plan, std::span<const LogitsRow> rows) {

@@ -13,9 +13,15 @@
 
 namespace sluice {
 
+// Graphs kept at once. 512 rows and 2,048 pages have some 300 shapes, but a server stands in few at a time: 64 are 8
+// sizes of batch at 8 lengths of context. What a graph of 61 layers takes of the device has not been measured; it must
+// come out of the memory plan's headroom.
+constexpr int32_t kMaxGraphs = 64;
+
 struct GpuExecutorOptions {
   int32_t num_pages = 0;
   bool graphs = true;
+  int32_t max_graphs = kMaxGraphs;  // the one unused for longest goes
 };
 
 class GpuExecutor final : public StepExecutor {
@@ -40,6 +46,7 @@ class GpuExecutor final : public StepExecutor {
   // Steps of one shape: the first runs as it is, so that CUDA loads its kernels, the second is captured.
   struct GraphOfShape {
     std::optional<Device::Graph> graph;
+    int64_t last_use = 0;  // the step's number
   };
 
   GpuExecutor(GpuModel& model, Device& device, const GpuExecutorOptions& options);
@@ -48,6 +55,7 @@ class GpuExecutor final : public StepExecutor {
   Status move_pages(const StepPlan& plan);
   Status forward(const StepBatch& batch);
   Status replay(const GpuStep& step);
+  void drop_oldest_graph();
   // Rows of hidden states of the asked-for rows, side by side on the device.
   Result<const cuda::bf16*> gather_hidden(const StepPlan& plan, std::span<const LogitsRow> rows);
   Status answer(const StepPlan& plan, std::span<const LogitsRow> rows, StepResult& result);
@@ -72,7 +80,7 @@ class GpuExecutor final : public StepExecutor {
   uint64_t logits_hash_ = kLogitsHashSeed;
   StepTimes times_;
   std::map<std::pair<int32_t, int32_t>, GraphOfShape> graphs_;  // by (rows, max_pages)
-  int64_t graphs_captured_ = 0;
+  int64_t graphs_captured_ = 0, graph_steps_ = 0;
   Status lost_;
   int32_t step_rows_ = 0, batch_rows_ = 0;  // of the last forward: with padding, without
 };

@@ -161,6 +161,35 @@ TEST_F(GpuHostExpertsTest, AFailureOnTheWayToTheHostFailsTheStep) {
   EXPECT_TRUE(device_executor_->run(plan).status.ok());
 }
 
+// Of three shapes with room for two graphs: the first step of a shape runs as it is, the second is captured.
+TEST_F(GpuExecutorTest, TheGraphUnusedForLongestGoes) {
+  const std::vector<TokenId> first{0}, second{0, 17};
+  const auto executor =
+      std::move(GpuExecutor::create(gpu_.model(), gpu_.device(), {.num_pages = kNumPages, .max_graphs = 2})).value();
+  StepPlan prompt;
+  prompt.work.push_back(work(first, 0, pages_[0]));
+  ASSERT_TRUE(executor->run(prompt).status.ok());
+  std::optional<float> logprob;
+  const auto step = [&](int rows) {  // whether it was replayed
+    StepPlan plan;
+    for (int i = 0; i < rows; ++i) plan.work.push_back(work(second, 1, pages_[0]));
+    const int64_t before = device().stats().replays;
+    const StepResult result = executor->run(plan);
+    EXPECT_TRUE(result.status.ok());
+    if (!logprob) logprob = result.results[0].logprob;
+    EXPECT_EQ(result.results[0].logprob, logprob);
+    return device().stats().replays > before;
+  };
+  EXPECT_FALSE(step(1));
+  EXPECT_TRUE(step(1));
+  EXPECT_FALSE(step(2));
+  EXPECT_TRUE(step(1));   // used behind that of two rows,
+  EXPECT_FALSE(step(4));  // which therefore goes
+  EXPECT_TRUE(step(1));
+  EXPECT_FALSE(step(2));
+  EXPECT_EQ(executor->graphs_captured(), 1);
+}
+
 TEST_F(GpuExecutorTest, PagesAreCopiedAndMoved) {
   const std::vector<TokenId> tokens{0, 17, 900, 31, 8};
   StepPlan first;
