@@ -87,7 +87,7 @@ Result<std::unique_ptr<GpuEngine>> GpuEngine::load(std::unique_ptr<Device> devic
   SLUICE_ASSIGN_OR_RETURN(const int64_t free, device->free_bytes());
   const auto plan_with = [&](int32_t host_layers) {
     const int64_t of_host = host_layers > 0 ? HostExperts::device_bytes(options.max_batch_tokens) : 0;
-    return plan_device_memory({.weights_bytes = GpuModel::planned_weight_bytes(config, weights, host_layers),
+    return plan_device_memory({.weights_bytes = GpuModel::planned_weight_bytes(config, checkpoint, options.weights, host_layers),
                                .workspace_bytes = GpuModel::planned_workspace_bytes(config, weights, limits) +
                                                   GpuExecutor::planned_bytes(config) + of_host,
                                .page_bytes = GpuModel::page_layout(config).bytes_per_page(),

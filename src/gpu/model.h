@@ -35,7 +35,9 @@ class GpuModel {
 
   // Bytes on the device, known before anything is read.
   static KvLayout page_layout(const ModelConfig& config);
-  static int64_t planned_weight_bytes(const ModelConfig& config, WeightFormat weights, int32_t host_layers = 0);
+  // Matrices that a ready-made quantised checkpoint keeps wide stay wide with auto.
+  static int64_t planned_weight_bytes(const ModelConfig& config, const Checkpoint& checkpoint, WeightFormat wanted,
+                                      int32_t host_layers = 0);
   static int64_t planned_workspace_bytes(const ModelConfig& config, WeightFormat weights, const StepLimits& limits);
 
   // Whether the host keeps the experts of `layer`, if it keeps those of the last `host_layers` layers that have some.

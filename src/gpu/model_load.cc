@@ -1,8 +1,11 @@
 // What of a model goes onto the device, which models can, and how many bytes that takes.
+#include <algorithm>
+
 #include "sluice/log.h"
 #include "sluice/quantize.h"
 
 #include "gpu/model.h"
+#include "kernels/cuda/elementwise/elementwise.h"
 #include "model/cache_layout.h"
 
 namespace sluice {
@@ -19,16 +22,30 @@ struct Step {
 // Adds up what the loader would allocate.
 class WeightBytes {
  public:
-  explicit WeightBytes(WeightFormat format) : format_(format) {}
-  void matrices(int64_t count, int64_t n, int64_t k) { bytes_ += device_matrices_bytes({format_, n, k}, count); }
+  WeightBytes(const Checkpoint& checkpoint, WeightFormat wanted)
+      : checkpoint_(checkpoint),
+        format_(wanted == WeightFormat::kAuto ? checkpoint.native_format() : wanted),
+        as_stored_(wanted == WeightFormat::kAuto && is_quantized(format_)) {}
+  // Made of these tensors of the checkpoint; if it keeps one of them wide, all are.
+  void matrices(const std::vector<std::string>& tensors, int64_t count, int64_t n, int64_t k) {
+    const auto is_packed = [&](const std::string& name) { return checkpoint_.is_packed(name); };
+    const bool wide = as_stored_ && !std::all_of(tensors.begin(), tensors.end(), is_packed);
+    bytes_ += device_matrices_bytes({wide ? WeightFormat::kBF16 : format_, n, k}, count);
+  }
   void matrices_bf16(int64_t count, int64_t n, int64_t k) {
     bytes_ += device_matrices_bytes({WeightFormat::kBF16, n, k}, count);
+  }
+  void feed_forward(const std::string& prefix, int64_t hidden, int64_t width) {
+    matrices({prefix + "gate_proj.weight", prefix + "up_proj.weight"}, 1, 2 * width, hidden);
+    matrices({prefix + "down_proj.weight"}, 1, hidden, width);
   }
   void values(int64_t count, int64_t bytes) { bytes_ += aligned_bytes(count * bytes); }
   int64_t bytes() const { return bytes_; }
 
  private:
-  WeightFormat format_;
+  const Checkpoint& checkpoint_;
+  const WeightFormat format_;
+  const bool as_stored_;
   int64_t bytes_ = 0;
 };
 
@@ -56,6 +73,10 @@ Status GpuModel::check_supported(const ModelConfig& c) {
     if (step.found % step.multiple != 0)
       return failed_precondition("config.json: {}: device cuda expects a multiple of {}, found {}", step.field,
                                  step.multiple, step.found);
+  for (const auto& [field, found] : {std::pair("hidden_size", c.hidden_size), std::pair("q_lora_rank", c.q_lora_rank)})
+    if (found > cuda::kMaxNormCols)
+      return failed_precondition("config.json: {}: device cuda expects at most {}, found {}", field, cuda::kMaxNormCols,
+                                 found);
   if (c.n_routed_experts > cuda::kMaxExperts || c.num_experts_per_tok > cuda::kMaxTopK || c.n_group > cuda::kMaxGroups)
     return failed_precondition(
         "config.json: device cuda expects n_routed_experts <= {}, num_experts_per_tok <= {} and n_group <= {}, found {},"
@@ -80,40 +101,47 @@ bool GpuModel::is_hosted(const ModelConfig& config, int32_t layer, int32_t host_
   return config.is_moe_layer(layer) && behind <= host_layers;
 }
 
-int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, WeightFormat weights, int32_t host_layers) {
-  WeightBytes sum(weights);
-  const int64_t hidden = c.hidden_size, heads = c.num_attention_heads;
+int64_t GpuModel::planned_weight_bytes(const ModelConfig& c, const Checkpoint& checkpoint, WeightFormat wanted,
+                                       int32_t host_layers) {
+  WeightBytes sum(checkpoint, wanted);
+  const int64_t hidden = c.hidden_size, heads = c.num_attention_heads, width = c.moe_intermediate_size;
+  const std::string embed = "model.embed_tokens.weight";
   sum.values(int64_t{c.vocab_size} * hidden, 2);
   sum.values(hidden, 4);
-  sum.matrices(1, c.vocab_size, hidden);
+  sum.matrices({c.tie_word_embeddings ? embed : "lm_head.weight"}, 1, c.vocab_size, hidden);
   for (int32_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+    const std::string prefix = fmt::format("model.layers.{}.", layer), attention = prefix + "self_attn.";
     sum.values(hidden, 4);
     sum.values(hidden, 4);
     if (c.q_lora_rank > 0) {
-      sum.matrices(1, c.q_lora_rank, hidden);
+      sum.matrices({attention + "q_a_proj.weight"}, 1, c.q_lora_rank, hidden);
       sum.values(c.q_lora_rank, 4);
+      sum.matrices({attention + "q_b_proj.weight"}, 1, heads * c.qk_head_dim(), c.q_lora_rank);
+    } else {
+      sum.matrices({attention + "q_proj.weight"}, 1, heads * c.qk_head_dim(), hidden);
     }
-    sum.matrices(1, heads * c.qk_head_dim(), c.q_lora_rank > 0 ? c.q_lora_rank : hidden);
-    sum.matrices(1, c.latent_dim(), hidden);
+    sum.matrices({attention + "kv_a_proj_with_mqa.weight"}, 1, c.latent_dim(), hidden);
     sum.values(c.kv_lora_rank, 4);
     sum.matrices_bf16(heads, c.kv_lora_rank, c.qk_nope_head_dim);
     sum.matrices_bf16(heads, c.v_head_dim, c.kv_lora_rank);
-    sum.matrices(1, hidden, heads * c.v_head_dim);
+    sum.matrices({attention + "o_proj.weight"}, 1, hidden, heads * c.v_head_dim);
     if (!c.is_moe_layer(layer)) {
-      sum.matrices(1, 2 * int64_t{c.intermediate_size}, hidden);
-      sum.matrices(1, hidden, c.intermediate_size);
+      sum.feed_forward(prefix + "mlp.", hidden, c.intermediate_size);
       continue;
     }
     sum.matrices_bf16(1, c.n_routed_experts, hidden);
     if (c.topk_method == TopkMethod::kNoauxTc) sum.values(c.n_routed_experts, 4);
-    if (!is_hosted(c, layer, host_layers)) {
-      sum.matrices(c.n_routed_experts, 2 * int64_t{c.moe_intermediate_size}, hidden);
-      sum.matrices(c.n_routed_experts, hidden, c.moe_intermediate_size);
+    if (c.n_shared_experts > 0) sum.feed_forward(prefix + "mlp.shared_experts.", hidden, width * c.n_shared_experts);
+    if (is_hosted(c, layer, host_layers)) continue;
+    std::vector<std::string> gate_up, down;
+    for (int32_t expert = 0; expert < c.n_routed_experts; ++expert) {
+      const std::string name = fmt::format("{}mlp.experts.{}.", prefix, expert);
+      gate_up.push_back(name + "gate_proj.weight");
+      gate_up.push_back(name + "up_proj.weight");
+      down.push_back(name + "down_proj.weight");
     }
-    if (const int64_t shared = int64_t{c.moe_intermediate_size} * c.n_shared_experts; shared > 0) {
-      sum.matrices(1, 2 * shared, hidden);
-      sum.matrices(1, hidden, shared);
-    }
+    sum.matrices(gate_up, c.n_routed_experts, 2 * width, hidden);
+    sum.matrices(down, c.n_routed_experts, hidden, width);
   }
   return sum.bytes();
 }

@@ -338,7 +338,7 @@ TEST(GpuEngine, LeavesExpertsWithTheHostWhereTheDeviceHasNoRoom) {
                             .host_layers = host_layers, .host_backend = find_backend("cpu").value()});
   };
   // Room for everything but the cache, behind a twentieth of headroom.
-  const int64_t tight = (GpuModel::planned_weight_bytes(config, kFormat) +
+  const int64_t tight = (GpuModel::planned_weight_bytes(config, checkpoint, kFormat) +
                          GpuModel::planned_workspace_bytes(config, kFormat, limits) + GpuExecutor::planned_bytes(config)) *
                             20 / 19 + 20;
   EXPECT_EQ(load(tight, 0).status().code(), StatusCode::kResourceExhausted);

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include "model/quantize_checkpoint.h"
 #include "tests/gpu/gpu_runner.h"
 
 namespace sluice {
@@ -15,7 +16,8 @@ TEST(GpuModel, MemoryIsWhatWasPlanned) {
   for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt4G128}) {
     GpuRunner gpu(directory->path(), {.weights = format, .num_pages = 3});
     const GpuModel& model = gpu.model();
-    EXPECT_EQ(GpuModel::planned_weight_bytes(model.config(), format), model.weight_bytes());
+    const Checkpoint checkpoint = Checkpoint::open(directory->path(), model.config()).value();
+    EXPECT_EQ(GpuModel::planned_weight_bytes(model.config(), checkpoint, format), model.weight_bytes());
     EXPECT_EQ(static_cast<EmulatedDevice&>(gpu.device()).allocated_bytes(),
               model.weight_bytes() + model.workspace_bytes() + 3 * model.kv_layout().bytes_per_page());
     const StepLimits limits{.max_rows = 32, .context_length = 256, .multiprocessors = 2,
@@ -38,13 +40,40 @@ TEST(GpuModel, WhatTheHostKeepsTakesNoDeviceMemory) {
   for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt4G32}) {
     GpuRunner gpu(directory->path(), {.weights = format, .num_pages = 3, .host_layers = 1});
     const GpuModel& model = gpu.model();
-    EXPECT_EQ(GpuModel::planned_weight_bytes(config, format, 1), model.weight_bytes());
-    EXPECT_LT(model.weight_bytes(), GpuModel::planned_weight_bytes(config, format));
+    EXPECT_EQ(GpuModel::planned_weight_bytes(config, checkpoint, format, 1), model.weight_bytes());
+    EXPECT_LT(model.weight_bytes(), GpuModel::planned_weight_bytes(config, checkpoint, format));
     EXPECT_EQ(static_cast<EmulatedDevice&>(gpu.device()).allocated_bytes(),
               model.weight_bytes() + model.workspace_bytes() + 3 * model.kv_layout().bytes_per_page());
     EXPECT_EQ(model.host_weight_bytes(),
               HostExperts::planned_bytes(config, 2, checkpoint, format, backend, context));
   }
+}
+
+TEST(GpuModel, WhatACheckpointKeepsWideIsPlannedWide) {
+  const auto directory = demo_of_layers(2);
+  const ModelConfig config = ModelConfig::load(directory->path()).value();
+  const TempDirectory quantized;
+  {
+    const Checkpoint source = Checkpoint::open(directory->path(), config).value();
+    std::ifstream file(directory->file("config.json"));
+    const std::string json((std::istreambuf_iterator<char>(file)), {});
+    ThreadTeam team(2);
+    const auto report = quantize_checkpoint(source, config, json, quantized.path(), team, {.keep_head = true});
+    ASSERT_TRUE(report.ok()) << report.status().to_string();
+  }
+  const ModelConfig config_of_files = ModelConfig::load(quantized.path()).value();
+  const Checkpoint checkpoint = Checkpoint::open(quantized.path(), config_of_files).value();
+  const auto planned = [&](WeightFormat wanted) {
+    return GpuModel::planned_weight_bytes(config_of_files, checkpoint, wanted);
+  };
+  for (const WeightFormat wanted : {WeightFormat::kAuto, WeightFormat::kInt4G32}) {
+    GpuRunner gpu(quantized.path(), {.weights = wanted, .num_pages = 1});
+    EXPECT_EQ(gpu.model().weights(), WeightFormat::kInt4G32);
+    EXPECT_EQ(planned(wanted), gpu.model().weight_bytes()) << name(wanted);
+  }
+  // The head in bf16, where int4-g32 would take 4 bits and a scale of 16 for each 32.
+  const int64_t values = int64_t{config.vocab_size} * config.hidden_size;
+  EXPECT_EQ(planned(WeightFormat::kAuto) - planned(WeightFormat::kInt4G32), values * 2 - (values / 2 + values / 16));
 }
 
 TEST(GpuModel, AFailingDeviceIsAStatus) {
@@ -79,6 +108,10 @@ TEST(GpuModel, WhatNoKernelServesIsNamed) {
   EXPECT_THAT(message([](ModelConfig& c) { c.kv_lora_rank = 128; }), HasSubstr("found (128, 16)"));
   EXPECT_THAT(message([](ModelConfig& c) { c.index_topk = 2048; }), HasSubstr("model_type"));
   EXPECT_THAT(message([](ModelConfig& c) { c.v_head_dim = 40; }), HasSubstr("v_head_dim: device cuda expects a multiple of 16, found 40"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.hidden_size = 16400; }),
+              HasSubstr("hidden_size: device cuda expects at most 16384, found 16400"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.q_lora_rank = 32768; }),
+              HasSubstr("q_lora_rank: device cuda expects at most 16384"));
   EXPECT_THAT(message([](ModelConfig& c) { c.n_routed_experts = 1024; }), HasSubstr("found 1024"));
   ThreadTeam team(1);
   Scratch scratch;
