@@ -1,6 +1,6 @@
-// Attention of prompt tokens over a bf16 or int8 cache: the stages of latent_attention_expanded.cc with bf16 operands and
-// f32 sums (latent_attention_expanded_pairs.h has the walk). Keys and values are expanded straight into the pair layout
-// that the next product reads (pair_tile.h):
+// Attention of prompt tokens over a bf16 or int8 cache: the stages of latent_attention_expanded.cc with bf16 operands
+// and f32 sums (latent_attention_expanded_pairs.h has the walk). Keys and values are expanded straight into the pair
+// layout that the next product reads (pair_tile.h):
 //
 //   C^T  [4 key panels][width / 2 pairs][16 keys]          the page, transposed by 32-bit pairs
 //   K    [4 key panels][(nope + rope) / 2 pairs][16 keys]  rows of K_h times C^T; the rotary part is C^T's own
@@ -62,7 +62,8 @@ struct PairKernel {
       alpha[r] = soften_row(at, rows, row0 + r, tile_begin, scores + r * kTileKeys, weights + r * kTileKeys);
     multiply_pairs(
         num_rows, [&](int64_t r) { return weights + r * kTileKeys; }, 2, kTileKeys / 2, {values, kTileKeys * kLanes},
-        v_stride / kLanes, [&](int64_t r, int64_t p, F32x16 value) {
+        v_stride / kLanes,
+        [&](int64_t r, int64_t p, F32x16 value) {
           float* out = rows.out + (row0 + r) * v_stride + p * kLanes;
           store(out, fma(load(out), broadcast(alpha[r]), value));
         });

@@ -100,8 +100,7 @@ inline const uint16_t* tile_entries(const HeadSpan& at, PageId page, int32_t cou
 inline void copy_rotary(const Dims& dims, const uint16_t* transposed, uint16_t* keys) {
   for (int64_t panel = 0; panel < kKeyPanels; ++panel)
     std::copy_n(transposed + (panel * dims.width_pairs() + dims.latent_pairs) * kPairElements,
-                dims.rope_pairs * kPairElements,
-                keys + (panel * dims.key_pairs() + dims.nope_pairs) * kPairElements);
+                dims.rope_pairs * kPairElements, keys + (panel * dims.key_pairs() + dims.nope_pairs) * kPairElements);
 }
 
 // One row's scores of a tile [64] -> probabilities, in bf16 at `weights`; the factor that earlier tiles are scaled by.
@@ -113,8 +112,8 @@ inline float soften_row(const HeadSpan& at, const RowMemory& rows, int64_t row, 
   return alpha;
 }
 
-// Kernel: `rows`, its RowMemory; kRows at most that attend() takes at once; begin_head(at); expand(at, entries [64, width]);
-// attend(at, tile_begin, first row, num_rows).
+// Kernel: `rows`, its RowMemory; kRows at most that attend() takes at once; begin_head(at); expand(at, entries [64,
+// width]); attend(at, tile_begin, first row, num_rows).
 template <typename Kernel>
 void attend_head(const HeadSpan& at, Kernel& kernel) {
   const RowMemory& rows = kernel.rows;
@@ -153,9 +152,9 @@ void attend_all(const LatentAttentionArgs& args, OpContext& context) {
     Carver carver(memory + static_cast<size_t>(rank) * one.bytes());
     Kernel kernel(carver, dims, max_rows);
     for (int64_t unit = begin; unit < end; ++unit)
-      attend_head({args, dims, args.sequences[static_cast<size_t>(unit / args.heads)],
-                   static_cast<int32_t>(unit % args.heads)},
-                  kernel);
+      attend_head(
+          {args, dims, args.sequences[static_cast<size_t>(unit / args.heads)], static_cast<int32_t>(unit % args.heads)},
+          kernel);
   });
 }
 

@@ -1,6 +1,6 @@
-// A CUDA device behind the Device seam: one stream (and one for calls of the host beside it), the device's stream-ordered pool, pinned host memory, graphs,
-// events. Knows CUDA only through the table of cuda_api.h. Every call is checked; an error says the call, where it was
-// made, what CUDA says, and what to do about it where we know.
+// A CUDA device behind the Device seam: one stream and one for calls of the host beside it, the device's stream-ordered
+// pool, pinned host memory, graphs, events. Knows CUDA only through the table of cuda_api.h. Every call is checked; an
+// error says the call, where it was made, what CUDA says, and what to do about it where we know.
 #pragma once
 
 #include <memory>

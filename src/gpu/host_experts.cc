@@ -45,8 +45,7 @@ Status HostExperts::allocate(int32_t max_rows) {
   std::iota(places.begin(), places.end(), 0);
   const std::vector<float> ones(places.size(), 1.0f);
   SLUICE_RETURN_IF_ERROR(device_.copy_in(constants_.data(), bytes_of(places.data()), rows * 4));
-  SLUICE_RETURN_IF_ERROR(
-      device_.copy_in(constants_.data() + constants_.bytes() / 2, bytes_of(ones.data()), rows * 4));
+  SLUICE_RETURN_IF_ERROR(device_.copy_in(constants_.data() + constants_.bytes() / 2, bytes_of(ones.data()), rows * 4));
   return device_.wait();
 }
 

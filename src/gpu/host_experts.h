@@ -1,5 +1,6 @@
-// Routed experts that stay in the host's memory and are computed there, by the kernels of a CPU backend: what a device of
-// 24 GB needs to run a model of 600 GB, whose experts are nearly all of it and of which a token wakes few. A layer's way:
+// Routed experts that stay in the host's memory and are computed there, by the kernels of a CPU backend: what a device
+// of 24 GB needs to run a model of 600 GB, whose experts are nearly all of it and of which a token wakes few. A layer's
+// way:
 //
 //   device  norm, route --+-- shared experts ---------------------------+-- sum -- next layer
 //                         | normed, experts, weights (pinned)           | y (pinned)
@@ -74,7 +75,7 @@ class HostExperts {
   OpContext context_;
   const Partition whole_;
   FeedForwardWorkspace work_;
-  Activations<float> normed_, sum_;  // [max rows, hidden]
+  Activations<float> normed_, sum_;             // [max rows, hidden]
   std::vector<std::unique_ptr<Layer>> layers_;  // where calls of the queue find them
   PinnedBuffer normed_in_, experts_in_, weights_in_, out_;
   DeviceBuffer constants_;

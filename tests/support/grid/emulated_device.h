@@ -1,8 +1,8 @@
 // A CUDA device in host memory: launches run in the emulated grid. It is late on purpose: work waits in the queue until
 // wait(), or until a random moment before it, so that host memory reused too early, or read before wait(), shows as
-// wrong values. A call of the host runs at once or not before it is joined. Fresh memory is all ones (NaN, -1). The host may not touch device memory: AddressSanitizer stops it, for
-// memory of the device is poisoned but while queued work runs. Captured work is run at replay() with the arguments of
-// its capture, as CUDA does.
+// wrong values. A call of the host runs at once or not before it is joined. Fresh memory is all ones (NaN, -1). The host
+// may not touch device memory: AddressSanitizer stops it, for memory of the device is poisoned but while queued work
+// runs. Captured work is run at replay() with the arguments of its capture, as CUDA does.
 #pragma once
 
 #include <grid.h>
