@@ -68,6 +68,7 @@ class Device {
     void (*run)(void* context) = nullptr;
     void* context = nullptr;
   };
+  // An error on the way leaves the call open, or not begun; wait() waits for it all the same.
   virtual Status fork_call(HostCall call) = 0;
   virtual Status join_call() = 0;
 

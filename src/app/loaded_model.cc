@@ -17,6 +17,7 @@
 #include "gpu/device_name.h"
 #include "gpu/open.h"
 #include "gpu/packing.h"
+#include "gpu/workspace.h"
 #include "kernels/registry.h"
 #include "model/cache_layout.h"
 #include "model/inspect.h"
@@ -144,23 +145,16 @@ Status join_ranks(const Options& options, WeightFormat weights, LoadedModel& loa
   return {};
 }
 
-// What `experts_on` asks for; none: as few layers as do not fit.
-std::optional<int32_t> host_layers_of(const Options& options, const ModelConfig& config) {
-  if (options.experts_on == "device") return 0;
-  if (options.experts_on == "auto") return std::nullopt;
-  if (options.experts_on != "cpu") return std::atoi(options.experts_on.c_str() + std::strlen("cpu:"));  // parsed before
-  int32_t layers = 0;
-  for (int32_t layer = 0; layer < config.num_hidden_layers; ++layer) layers += config.is_moe_layer(layer);
-  return layers;
-}
-
 Status load_on_gpu(const Options& options, const Checkpoint& files, int64_t total_bytes, PackedCache* packed_cache,
                    LoadedModel& loaded) {
   if (options.cache_dtype == "f32" || options.cache_dtype == "int8")
     return failed_precondition("cache.dtype: {} is not supported on device {}, which keeps bf16", options.cache_dtype,
                                options.device);
   OpContext context = loaded.context();
-  SLUICE_ASSIGN_OR_RETURN(const Backend* host_backend, find_backend("cpu"));
+  const Backend* host_backend = nullptr;
+  if (options.experts_on != "device") {
+    SLUICE_ASSIGN_OR_RETURN(host_backend, find_backend("cpu"));
+  }
   ProgressBar bar("loading", total_bytes);
   SLUICE_ASSIGN_OR_RETURN(loaded.gpu, open_gpu_engine(options.device, loaded.config, files, context,
                                                       {.weights = options.weights,
@@ -201,6 +195,13 @@ DType cache_dtype_of(const Options& options, WeightFormat weights) {
   if (options.cache_dtype == "auto") return weights == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   if (options.cache_dtype == "int8") return DType::kI8;
   return options.cache_dtype == "f32" ? DType::kF32 : DType::kBF16;
+}
+
+std::optional<int32_t> host_layers_of(const Options& options, const ModelConfig& config) {
+  if (options.experts_on == "device") return 0;
+  if (options.experts_on == "auto") return std::nullopt;
+  if (options.experts_on == "cpu") return moe_layers(config);
+  return std::atoi(options.experts_on.c_str() + std::strlen("cpu:"));  // a number, the option's parser says
 }
 
 ExpertSplit expert_split(const Options& options) {

@@ -60,6 +60,8 @@ std::optional<BlockGlobalConfig> block_global_of(const Options& options);
 
 // What cache.dtype means for weights of this format.
 DType cache_dtype_of(const Options& options, WeightFormat weights);
+// Layers whose experts a CUDA device leaves to the host, as `experts_on` asks; none: as few as it has no room for.
+std::optional<int32_t> host_layers_of(const Options& options, const ModelConfig& config);
 // What `parallel.experts` asks for.
 ExpertSplit expert_split(const Options& options);
 

@@ -143,7 +143,12 @@ Status CudaDevice::copy(std::byte* to, const std::byte* from, int64_t bytes) {
 Status CudaDevice::fill(std::byte* device, uint8_t value, int64_t bytes) {
   return check(api_, api_.memset_async(device, value, static_cast<size_t>(bytes), stream_), "cudaMemsetAsync");
 }
-Status CudaDevice::wait() { return check(api_, api_.stream_synchronize(stream_), "cudaStreamSynchronize"); }
+Status CudaDevice::wait() {
+  SLUICE_RETURN_IF_ERROR(check(api_, api_.stream_synchronize(stream_), "cudaStreamSynchronize"));
+  if (!call_is_open_) return {};
+  call_is_open_ = false;
+  return check(api_, api_.stream_synchronize(call_stream_), "cudaStreamSynchronize");
+}
 
 Result<bool> CudaDevice::done() {
   const CudaError error = api_.stream_query(stream_);
@@ -187,11 +192,14 @@ Status CudaDevice::fork_call(HostCall call) {
   SLUICE_RETURN_IF_ERROR(check(api_, api_.stream_wait_event(call_stream_, forked_), "cudaStreamWaitEvent"));
   SLUICE_RETURN_IF_ERROR(
       check(api_, api_.launch_host_func(call_stream_, call.run, call.context), "cudaLaunchHostFunc"));
+  call_is_open_ = true;
   return check(api_, api_.event_record(called_, call_stream_), "cudaEventRecord");
 }
 
 Status CudaDevice::join_call() {
-  return check(api_, api_.stream_wait_event(stream_, called_), "cudaStreamWaitEvent");
+  SLUICE_RETURN_IF_ERROR(check(api_, api_.stream_wait_event(stream_, called_), "cudaStreamWaitEvent"));
+  call_is_open_ = false;
+  return {};
 }
 
 Result<Device::Event> CudaDevice::mark() {

@@ -58,6 +58,7 @@ class CudaDevice final : public Device {
   CUstream_st* call_stream_ = nullptr;
   void* forked_ = nullptr;  // events: what stands before the call is done,
   void* called_ = nullptr;  // and the call is
+  bool call_is_open_ = false;  // forked, not joined: the queue does not wait for it
 };
 
 }  // namespace sluice

@@ -11,6 +11,16 @@ namespace sluice {
 
 constexpr int64_t kDeviceAlignment = 256;  // bytes; what allocate() gives, and more than any vector access needs
 
+// Memory as copies take it.
+template <typename T>
+std::byte* bytes_of(T* pointer) {
+  return reinterpret_cast<std::byte*>(pointer);
+}
+template <typename T>
+const std::byte* bytes_of(const T* pointer) {
+  return reinterpret_cast<const std::byte*>(pointer);
+}
+
 constexpr int64_t aligned_bytes(int64_t bytes) {
   return (bytes + kDeviceAlignment - 1) / kDeviceAlignment * kDeviceAlignment;
 }

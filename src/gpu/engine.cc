@@ -54,13 +54,14 @@ Result<int32_t> choose_host_layers(const ModelConfig& config, std::optional<int3
   return all;
 }
 
-Status check_host(const ModelConfig& config, const Checkpoint& checkpoint, WeightFormat weights, int32_t host_layers,
-                  const Backend& backend, OpContext& context) {
+Status check_host(const ModelConfig& config, const Checkpoint& checkpoint, int32_t host_layers, OpContext& context,
+                  const GpuEngineOptions& options) {
   constexpr double kMiB = 1 << 20;
-  int64_t bytes = 0;
+  const Backend& backend = *options.host_backend;
+  int64_t bytes = HostExperts::planned_activation_bytes(config, options.max_batch_tokens);
   for (int32_t layer = 0; layer < config.num_hidden_layers; ++layer)
     if (GpuModel::is_hosted(config, layer, host_layers))
-      bytes += HostExperts::planned_bytes(config, layer, checkpoint, weights, backend, context);
+      bytes += HostExperts::planned_bytes(config, layer, checkpoint, options.weights, backend, context);
   const int64_t free = available_memory();
   log_info("experts: those of {} of {} layers stay with the host ({}): {:.0f} MiB, {:.0f} MiB free", host_layers,
            moe_layers(config), backend.name, static_cast<double>(bytes) / kMiB, static_cast<double>(free) / kMiB);
@@ -96,10 +97,16 @@ Result<std::unique_ptr<GpuEngine>> GpuEngine::load(std::unique_ptr<Device> devic
                               free);
   };
   SLUICE_ASSIGN_OR_RETURN(const int32_t host_layers, choose_host_layers(config, options.host_layers, plan_with));
-  SLUICE_ASSIGN_OR_RETURN(const DevicePlan plan, plan_with(host_layers));
+  const Result<DevicePlan> planned = plan_with(host_layers);
+  if (!planned.ok()) {
+    const bool may_help = options.host_layers == 0 && moe_layers(config) > 0;
+    return may_help ? resource_exhausted("{}; or --experts-on auto leaves with the host what does not fit",
+                                         planned.status().message())
+                    : planned.status();
+  }
+  const DevicePlan& plan = *planned;
   log_info("{}: {}", found.name, plan.to_text());
-  if (host_layers > 0)
-    SLUICE_RETURN_IF_ERROR(check_host(config, checkpoint, weights, host_layers, *options.host_backend, context));
+  if (host_layers > 0) SLUICE_RETURN_IF_ERROR(check_host(config, checkpoint, host_layers, context, options));
   SLUICE_ASSIGN_OR_RETURN(std::unique_ptr<GpuModel> model,
                           GpuModel::load(config, checkpoint, *device, context,
                                          {.weights = options.weights,

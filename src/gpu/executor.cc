@@ -37,15 +37,6 @@ bool is_decode(const StepBatch& batch) {
          std::all_of(batch.generated_spans.begin(), batch.generated_spans.end(), single);
 }
 
-template <typename T>
-std::byte* bytes_of(T* pointer) {
-  return reinterpret_cast<std::byte*>(pointer);
-}
-template <typename T>
-const std::byte* bytes_of(const T* pointer) {
-  return reinterpret_cast<const std::byte*>(pointer);
-}
-
 }  // namespace
 
 Result<std::unique_ptr<GpuExecutor>> GpuExecutor::create(GpuModel& model, Device& device,

@@ -1,19 +1,9 @@
 #include "gpu/host_experts.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 namespace sluice {
-
-namespace {
-
-template <typename T>
-const std::byte* bytes_of(const T* pointer) {
-  return reinterpret_cast<const std::byte*>(pointer);
-}
-
-}  // namespace
 
 Result<std::unique_ptr<HostExperts>> HostExperts::create(Device& device, const ModelConfig& config,
                                                          const Backend& backend, OpContext context, int32_t max_rows) {
@@ -49,6 +39,13 @@ Status HostExperts::allocate(int32_t max_rows) {
   return device_.wait();
 }
 
+int64_t HostExperts::planned_activation_bytes(const ModelConfig& config, int32_t max_rows) {
+  const int64_t before = activation_bytes(), values = int64_t{max_rows} * config.hidden_size;
+  const FeedForwardWorkspace work(config, Partition::whole(config), max_rows);  // counts itself, and is never touched
+  const int64_t pinned = 2 * values * 2 + 2 * int64_t{max_rows} * config.num_experts_per_tok * 4;
+  return activation_bytes() - before + 2 * values * 4 + pinned;
+}
+
 int64_t HostExperts::planned_bytes(const ModelConfig& config, int32_t layer, const Checkpoint& checkpoint,
                                    WeightFormat weights, const Backend& backend, OpContext& context) {
   WeightLoader loader(checkpoint, packing_of(backend), weights, context, {});
@@ -82,7 +79,7 @@ Status HostExperts::fork(int32_t index, const Input& input) {
 
 Status HostExperts::join(cuda::bf16* out, int32_t rows) {
   SLUICE_RETURN_IF_ERROR(device_.join_call());
-  return device_.copy_in(reinterpret_cast<std::byte*>(out), out_.data(), int64_t{rows} * config_.hidden_size * 2);
+  return device_.copy_in(bytes_of(out), out_.data(), int64_t{rows} * config_.hidden_size * 2);
 }
 
 void HostExperts::compute(const RoutedExperts& experts) {

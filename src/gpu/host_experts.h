@@ -31,6 +31,9 @@ class HostExperts {
   static int64_t planned_bytes(const ModelConfig& config, int32_t layer, const Checkpoint& checkpoint,
                                WeightFormat weights, const Backend& backend, OpContext& context);
 
+  // What all layers share there: activations and pinned buffers.
+  static int64_t planned_activation_bytes(const ModelConfig& config, int32_t max_rows);
+
   // The next layer's, by a loader for the backend's packing; its index is what fork() takes.
   int32_t load(int32_t layer, WeightLoader& loader);
 

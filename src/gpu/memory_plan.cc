@@ -36,7 +36,7 @@ Result<DevicePlan> plan_device_memory(const DeviceNeeds& needs, int64_t free_byt
   if (free_bytes - plan.headroom_bytes < needs.weights_bytes)
     return resource_exhausted(
         "device memory: weights of {:.0f} MiB do not fit into {:.0f} MiB free less {:.0f} MiB of headroom; --weights"
-        " int4-g128 needs the least, and --experts-on auto leaves with the host what does not fit",
+        " int4-g128 needs the least",
         mib(needs.weights_bytes), mib(free_bytes), mib(plan.headroom_bytes));
   if (left < 0)
     return resource_exhausted(

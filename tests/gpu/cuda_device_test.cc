@@ -174,6 +174,19 @@ TEST_F(CudaDeviceTest, ACallOfTheHostRunsInItsOwnStream) {
   EXPECT_EQ(g_fake.calls.count("stream_destroy"), 2u);
 }
 
+TEST_F(CudaDeviceTest, TheWaitIsForACallThatNobodyJoined) {
+  auto device = open();
+  int calls = 0;
+  ASSERT_TRUE(device->fork_call({.run = [](void* context) { ++*static_cast<int*>(context); }, .context = &calls}).ok());
+  fail("stream_wait_event", 1);
+  EXPECT_EQ(device->join_call().code(), StatusCode::kInternal);
+  fail("", 0);
+  ASSERT_TRUE(device->wait().ok());
+  EXPECT_EQ(g_fake.calls.count("stream_synchronize"), 2u);  // both streams,
+  ASSERT_TRUE(device->wait().ok());
+  EXPECT_EQ(g_fake.calls.count("stream_synchronize"), 3u);  // and the queue's alone again
+}
+
 TEST_F(CudaDeviceTest, ACallThatFailsSaysWhere) {
   int calls = 0;
   const Device::HostCall call{.run = [](void* context) { ++*static_cast<int*>(context); }, .context = &calls};

@@ -139,6 +139,19 @@ TEST(EmulatedDevice, ACallOfTheHostRunsBesideTheQueue) {
   EXPECT_LT(early, static_cast<int>(kSeeds));
 }
 
+TEST(EmulatedDevice, TheWaitIsForACallThatNobodyJoined) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    EmulatedDevice device({.seed = seed});
+    int calls = 0;
+    const auto run = [](void* context) { ++*static_cast<int*>(context); };
+    ASSERT_TRUE(device.fork_call({.run = run, .context = &calls}).ok());
+    device.fail_call(1);
+    EXPECT_FALSE(device.join_call().ok());
+    EXPECT_TRUE(device.wait().ok());
+    EXPECT_EQ(calls, 1);
+  }
+}
+
 TEST(EmulatedDevice, MemoryRunsOut) {
   EmulatedDevice device({.memory_bytes = 1000});
   const auto half = DeviceBuffer::allocate(device, 500);

@@ -72,6 +72,32 @@ class GpuExecutorTest : public ::testing::Test {
     return got;
   }
 
+  // Three rows, padded to four, for four steps. `look(step, before, after)` sees the device's counts around each.
+  template <typename Look>
+  void decode_as_a_graph(Look&& look) {
+    std::vector<std::vector<TokenId>> sequences{{0, 17, 900, 31}, {0, 5}, {0, 2000, 1, 44, 3, 99, 1234}};
+    const auto plain = make(false);
+    plain->set_hashing(true);
+    device_executor_->set_hashing(true);
+    for (int32_t step = 0; step < 4; ++step) {
+      StepPlan plan;
+      for (size_t i = 0; i < sequences.size(); ++i)
+        plan.work.push_back(
+            work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
+      const EmulatedDevice::Stats before = device().stats();
+      const StepResult result = run_both(plan);
+      const EmulatedDevice::Stats& after = device().stats();
+      EXPECT_EQ(after.waits - before.waits, 1);
+      EXPECT_EQ(after.replays - before.replays, step >= 2 ? 1 : 0);
+      look(step, before, after);
+      (void)plain->run(plan);
+      EXPECT_EQ(plain->logits_hash(), device_executor_->logits_hash()) << "step " << step;
+      for (size_t i = 0; i < sequences.size(); ++i) sequences[i].push_back(*result.results[i].token);
+    }
+    EXPECT_EQ(device_executor_->graphs_captured(), 1);
+    EXPECT_EQ(plain->graphs_captured(), 0);
+  }
+
   std::unique_ptr<TempDirectory> directory_;
   GpuRunner gpu_;
   ThreadTeam team_;
@@ -88,27 +114,10 @@ class GpuExecutorTest : public ::testing::Test {
 // Three sequences start, then go on together: from the second step of a shape on as a graph, with one copy in and one of
 // logits out, and without a graph the same bits.
 TEST_F(GpuExecutorTest, DecodesABatchAsAGraph) {
-  std::vector<std::vector<TokenId>> sequences{{0, 17, 900, 31}, {0, 5}, {0, 2000, 1, 44, 3, 99, 1234}};
-  const auto plain = make(false);
-  plain->set_hashing(true);
-  device_executor_->set_hashing(true);
-  for (int32_t step = 0; step < 4; ++step) {
-    StepPlan plan;
-    for (size_t i = 0; i < sequences.size(); ++i)
-      plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
-    const EmulatedDevice::Stats before = device().stats();
-    const StepResult result = run_both(plan);
-    const EmulatedDevice::Stats& after = device().stats();
+  decode_as_a_graph([](int32_t, const EmulatedDevice::Stats& before, const EmulatedDevice::Stats& after) {
     EXPECT_EQ(after.copies_in - before.copies_in, 1);
     EXPECT_EQ(after.copies_out - before.copies_out, 1);
-    EXPECT_EQ(after.waits - before.waits, 1);
-    EXPECT_EQ(after.replays - before.replays, step >= 2 ? 1 : 0);
-    (void)plain->run(plan);
-    EXPECT_EQ(plain->logits_hash(), device_executor_->logits_hash()) << "step " << step;
-    for (size_t i = 0; i < sequences.size(); ++i) sequences[i].push_back(*result.results[i].token);
-  }
-  EXPECT_EQ(device_executor_->graphs_captured(), 1);  // three rows, padded to four
-  EXPECT_EQ(plain->graphs_captured(), 0);
+  });
 }
 
 class GpuHostExpertsTest : public GpuExecutorTest {
@@ -116,24 +125,13 @@ class GpuHostExpertsTest : public GpuExecutorTest {
   GpuHostExpertsTest() : GpuExecutorTest(1) {}
 };
 
-// Three sequences, padded to four rows: the host computes those that are somebody's, in a graph as outside of it.
+// The host computes the rows that are somebody's, in a graph as outside of it: a step's own copies, and those of a layer.
 TEST_F(GpuHostExpertsTest, ADecodeStepIsStillAGraph) {
-  std::vector<std::vector<TokenId>> sequences{{0, 17, 900, 31}, {0, 5}, {0, 2000, 1, 44, 3, 99, 1234}};
-  const auto plain = make(false);
-  plain->set_hashing(true);
-  device_executor_->set_hashing(true);
-  for (int32_t step = 0; step < 4; ++step) {
-    StepPlan plan;
-    for (size_t i = 0; i < sequences.size(); ++i)
-      plan.work.push_back(work(sequences[i], step == 0 ? 0 : static_cast<int32_t>(sequences[i].size()) - 1, pages_[i]));
-    const EmulatedDevice::Stats before = device().stats();
-    const StepResult result = run_both(plan);
-    EXPECT_EQ(device().stats().replays - before.replays, step >= 2 ? 1 : 0);
-    EXPECT_EQ(device().stats().waits - before.waits, 1);
-    (void)plain->run(plan);
-    EXPECT_EQ(plain->logits_hash(), device_executor_->logits_hash()) << "step " << step;
-    for (size_t i = 0; i < sequences.size(); ++i) sequences[i].push_back(*result.results[i].token);
-  }
+  decode_as_a_graph([](int32_t step, const EmulatedDevice::Stats& before, const EmulatedDevice::Stats& after) {
+    const int of_layer = step == 3 ? 0 : 1;  // the graph has them
+    EXPECT_EQ(after.copies_in - before.copies_in, 1 + of_layer);
+    EXPECT_EQ(after.copies_out - before.copies_out, 1 + 3 * of_layer);
+  });
 }
 
 // A row's bits do not depend on the rows that the host computes beside it, nor on a step before it.
@@ -301,15 +299,10 @@ TEST_F(GpuExecutorTest, WhatDoesNotFitFailsTheStepAlone) {
 }
 
 TEST(GpuEngine, PlansBeforeItLoads) {
-  const auto directory = demo_of_layers(2);
-  const ModelConfig config = ModelConfig::load(directory->path()).value();
-  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
-  ThreadTeam team(2);
-  Scratch scratch;
-  OpContext context{team, scratch};
+  DemoInputs in(2);
   const auto load = [&](int64_t memory_bytes, WeightFormat weights) {
-    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}), config,
-                           checkpoint, context,
+    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}),
+                           in.config, in.checkpoint, in.context,
                            {.weights = weights, .max_batch_tokens = 16, .context_length = 128, .progress = {}});
   };
   const auto engine = load(int64_t{64} << 20, WeightFormat::kInt4G32);
@@ -321,27 +314,24 @@ TEST(GpuEngine, PlansBeforeItLoads) {
 }
 
 TEST(GpuEngine, LeavesExpertsWithTheHostWhereTheDeviceHasNoRoom) {
-  const auto directory = demo_of_layers(3);
-  const ModelConfig config = ModelConfig::load(directory->path()).value();
-  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
-  ThreadTeam team(2);
-  Scratch scratch;
-  OpContext context{team, scratch};
+  DemoInputs in(3);
   constexpr WeightFormat kFormat = WeightFormat::kInt4G32;
   const EmulatedDevice::Options device;
   const StepLimits limits{.max_rows = 16, .context_length = 128, .multiprocessors = device.multiprocessors,
                           .shared_bytes_of_block = device.shared_bytes_of_block};
   const auto load = [&](int64_t memory_bytes, std::optional<int32_t> host_layers) {
-    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}), config,
-                           checkpoint, context,
+    return GpuEngine::load(std::make_unique<EmulatedDevice>(EmulatedDevice::Options{.memory_bytes = memory_bytes}),
+                           in.config, in.checkpoint, in.context,
                            {.weights = kFormat, .max_batch_tokens = 16, .context_length = 128, .progress = {},
                             .host_layers = host_layers, .host_backend = find_backend("cpu").value()});
   };
   // Room for everything but the cache, behind a twentieth of headroom.
-  const int64_t tight = (GpuModel::planned_weight_bytes(config, checkpoint, kFormat) +
-                         GpuModel::planned_workspace_bytes(config, kFormat, limits) + GpuExecutor::planned_bytes(config)) *
+  const int64_t tight = (GpuModel::planned_weight_bytes(in.config, in.checkpoint, kFormat) +
+                         GpuModel::planned_workspace_bytes(in.config, kFormat, limits) + GpuExecutor::planned_bytes(in.config)) *
                             20 / 19 + 20;
   EXPECT_EQ(load(tight, 0).status().code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(load(tight, 0).status().message(), ::testing::HasSubstr("--experts-on auto"));
+  EXPECT_THAT(load(1 << 20, std::nullopt).status().message(), ::testing::Not(::testing::HasSubstr("--experts-on auto")));
   const auto engine = load(tight, std::nullopt);
   ASSERT_TRUE(engine.ok()) << engine.status().to_string();
   EXPECT_EQ((*engine)->host_layers(), 1);

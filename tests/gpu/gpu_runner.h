@@ -32,6 +32,21 @@ inline std::unique_ptr<TempDirectory> demo_of_layers(int32_t layers) {
   return directory;
 }
 
+// What loading the demo's first layers takes, besides a device.
+struct DemoInputs {
+  explicit DemoInputs(int32_t layers)
+      : directory(demo_of_layers(layers)),
+        config(ModelConfig::load(directory->path()).value()),
+        checkpoint(Checkpoint::open(directory->path(), config).value()) {}
+
+  std::unique_ptr<TempDirectory> directory;
+  ModelConfig config;
+  Checkpoint checkpoint;
+  ThreadTeam team{2};
+  Scratch scratch;
+  OpContext context{team, scratch};
+};
+
 class GpuRunner {
  public:
   struct Options {

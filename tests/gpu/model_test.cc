@@ -27,26 +27,27 @@ TEST(GpuModel, MemoryIsWhatWasPlanned) {
 }
 
 TEST(GpuModel, WhatTheHostKeepsTakesNoDeviceMemory) {
-  const auto directory = demo_of_layers(3);  // experts in layers 1 and 2
-  const ModelConfig config = ModelConfig::load(directory->path()).value();
+  DemoInputs in(3);  // experts in layers 1 and 2
+  const ModelConfig& config = in.config;
   EXPECT_FALSE(GpuModel::is_hosted(config, 1, 1));
   EXPECT_TRUE(GpuModel::is_hosted(config, 2, 1));
   EXPECT_FALSE(GpuModel::is_hosted(config, 0, 2));
-  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
   const Backend& backend = *find_backend("cpu").value();
-  ThreadTeam team(1);
-  Scratch scratch;
-  OpContext context{team, scratch};
   for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt4G32}) {
-    GpuRunner gpu(directory->path(), {.weights = format, .num_pages = 3, .host_layers = 1});
+    GpuRunner gpu(in.directory->path(), {.weights = format, .num_pages = 3, .host_layers = 1});
     const GpuModel& model = gpu.model();
-    EXPECT_EQ(GpuModel::planned_weight_bytes(config, checkpoint, format, 1), model.weight_bytes());
-    EXPECT_LT(model.weight_bytes(), GpuModel::planned_weight_bytes(config, checkpoint, format));
+    EXPECT_EQ(GpuModel::planned_weight_bytes(config, in.checkpoint, format, 1), model.weight_bytes());
+    EXPECT_LT(model.weight_bytes(), GpuModel::planned_weight_bytes(config, in.checkpoint, format));
     EXPECT_EQ(static_cast<EmulatedDevice&>(gpu.device()).allocated_bytes(),
               model.weight_bytes() + model.workspace_bytes() + 3 * model.kv_layout().bytes_per_page());
     EXPECT_EQ(model.host_weight_bytes(),
-              HostExperts::planned_bytes(config, 2, checkpoint, format, backend, context));
+              HostExperts::planned_bytes(config, 2, in.checkpoint, format, backend, in.context));
   }
+  EmulatedDevice device({});
+  const int64_t before = activation_bytes();
+  const auto host = HostExperts::create(device, config, backend, in.context, 32).value();
+  EXPECT_EQ(device.allocated_bytes(), HostExperts::device_bytes(32));
+  EXPECT_EQ(activation_bytes() - before + device.pinned_bytes(), HostExperts::planned_activation_bytes(config, 32));
 }
 
 TEST(GpuModel, WhatACheckpointKeepsWideIsPlannedWide) {
@@ -77,21 +78,16 @@ TEST(GpuModel, WhatACheckpointKeepsWideIsPlannedWide) {
 }
 
 TEST(GpuModel, AFailingDeviceIsAStatus) {
-  const auto directory = demo_of_layers(2);
-  const ModelConfig config = ModelConfig::load(directory->path()).value();
-  const Checkpoint checkpoint = Checkpoint::open(directory->path(), config).value();
-  ThreadTeam team(2);
-  Scratch scratch;
-  OpContext context{team, scratch};
+  DemoInputs in(2);
   for (const int64_t call : {1, 2, 5, 20, 60}) {
     EmulatedDevice device({});
     device.fail_call(call);
-    EXPECT_EQ(GpuModel::load(config, checkpoint, device, context, {.progress = {}}).status().code(),
+    EXPECT_EQ(GpuModel::load(in.config, in.checkpoint, device, in.context, {.progress = {}}).status().code(),
               StatusCode::kInternal)
         << call;
   }
   EmulatedDevice small({.memory_bytes = 1 << 20});
-  EXPECT_EQ(GpuModel::load(config, checkpoint, small, context, {.progress = {}}).status().code(),
+  EXPECT_EQ(GpuModel::load(in.config, in.checkpoint, small, in.context, {.progress = {}}).status().code(),
             StatusCode::kResourceExhausted);
 }
 

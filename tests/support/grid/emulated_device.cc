@@ -113,6 +113,12 @@ void EmulatedDevice::release(std::byte* memory) {
   ::operator delete(memory, kAlignment);
 }
 
+int64_t EmulatedDevice::pinned_bytes() const {
+  int64_t sum = 0;
+  for (const auto& [begin, bytes] : pinned_) sum += bytes;
+  return sum;
+}
+
 Result<std::byte*> EmulatedDevice::allocate_host(int64_t bytes) {
   SLUICE_RETURN_IF_ERROR(may_fail("allocate_host"));
   auto* memory = static_cast<std::byte*>(::operator new(static_cast<size_t>(bytes), kAlignment));
@@ -161,6 +167,7 @@ Status EmulatedDevice::fill(std::byte* device, uint8_t value, int64_t bytes) {
 Status EmulatedDevice::wait() {
   if (capturing_) grid::fail("wait() during a capture");
   ++stats_.waits;
+  give([this] { run_call(); });  // one that nobody joined
   run_queue();
   return may_fail("wait");
 }

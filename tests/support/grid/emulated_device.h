@@ -34,6 +34,7 @@ class EmulatedDevice final : public Device {
 
   const Stats& stats() const { return stats_; }
   int64_t allocated_bytes() const { return allocated_bytes_; }
+  int64_t pinned_bytes() const;
   // The n-th call from now on that can fail does, once; 0: none. `code`: what it returns.
   void fail_call(int64_t n, StatusCode code = StatusCode::kInternal) {
     fails_in_ = n;
